@@ -1,0 +1,70 @@
+"""`kcvl demo`: everything once, on generated pictures: train, evaluate, export, check, predict, report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_cv_lectures.cli.text import scores_table, table
+from keras_cv_lectures.data import open_source
+from keras_cv_lectures.predicting import predict
+from keras_cv_lectures.recipe import Recipe
+from keras_cv_lectures.reporting import evaluate_run, export_run, refresh_report
+from keras_cv_lectures.training import train
+
+TRAIN, VAL = "shapes:count=600,size=96x128", "shapes:count=320,size=96x128,split=val"
+_EXPORTS = (("saved_model", "float32"), ("tflite", "float32"), ("tflite", "int8"))
+
+
+def run_demo(recipe: Recipe, out: Path, *, say: Callable[[str], Any], progress: Callable[[str], Any]) -> None:
+    """Trains `recipe` on generated shapes and takes the result through every step a user takes.
+
+    Args:
+        recipe: the system; its `demo` settings are used.
+        out: run folder.
+        say: prints a line.
+        progress: label -> context manager that is called with (done, total).
+    """
+    started = time.perf_counter()
+    train_source, val_source = open_source(TRAIN, split="train"), open_source(VAL)
+    say(f"1/5 training {recipe.name} on {len(train_source)} generated pictures")
+    result = train(
+        recipe,
+        train_source,
+        val_source,
+        out=out,
+        config=recipe.demo,
+        options=recipe.demo_options,
+        verbose=2,
+        record={"data": TRAIN, "val_data": VAL, "val_ids": list(val_source.ids), "command": "kcvl demo"},
+    )
+    say("2/5 evaluating the best epoch")
+    with progress("evaluating") as update:
+        evaluation = evaluate_run(recipe, out, val_source, progress=update)
+    say(scores_table(evaluation.scores))
+
+    say("3/5 exporting, and comparing each file with the model")
+    rows = [
+        export_run(out, out=out / "exports", file_format=kind, precision=precision, progress=progress)
+        for kind, precision in _EXPORTS
+    ]
+    shown = ("format", "precision", "size_bytes", "latency_ms_2_threads", "mean_iou", "max_difference")
+    say(table([name.replace("_", " ") for name in shown], [[row[name] for name in shown] for row in rows]))
+
+    say("4/5 predicting one picture with the model and with every export")
+    image = val_source[0]["image"]
+    expected = predict(out, image)
+    expected.save(out / "predictions", "model")
+    for row in rows:
+        found = predict(row["file"], image)
+        found.save(out / "predictions", f"{row['format']}_{row['precision']}")
+        same = float(np.mean(found.class_map == expected.class_map))
+        say(f"    {row['format']} {row['precision']}: {100 * same:.2f} % of the pixels as the model says")
+
+    say("5/5 writing the report")
+    refresh_report(recipe, out, val_source, seconds=result.seconds)
+    say(f"wrote {out} in {time.perf_counter() - started:.0f} s: best.keras, exports/, predictions/, report.html")

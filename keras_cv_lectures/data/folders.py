@@ -1,0 +1,275 @@
+"""Segmentation data in folders: any pair of an image and a mask folder, and CamVid's layout."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from keras_cv_lectures.data.images import IMAGE_SUFFIXES, read_image, read_mask
+from keras_cv_lectures.data.label_inference import infer_label_map
+from keras_cv_lectures.data.labels import CAMVID_LABELS, LabelMap, read_label_file
+from keras_cv_lectures.data.source import Source
+from keras_cv_lectures.errors import DataError
+
+# What is commonly appended to the name of a mask, or of an image, to tell the two apart.
+_MASK_ENDING = re.compile(
+    r"[-_. ](masks?|labels?|L|gt|seg|segmentation|annot|annotation|(gtFine_|gtCoarse_)?label(Train)?Ids|matte)$", re.I
+)
+_IMAGE_ENDING = re.compile(r"[-_. ](leftImg8bit|images?|img|sat|rgb)$", re.I)
+
+
+class Pair(NamedTuple):
+    """The files of one example."""
+
+    id: str
+    image: Path
+    mask: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairing:
+    """Pairs of picture and mask, before any of them is opened.
+
+    Attributes:
+        name: for messages.
+        pairs: in natural order ("2" before "10"), or in the order of the list file.
+        problems: one message for each file without a partner and each other reason why this cannot be trained on.
+    """
+
+    name: str
+    pairs: tuple[Pair, ...]
+    problems: tuple[str, ...] = ()
+
+    def check(self, show: int = 3) -> Pairing:
+        """Returns itself, or raises a `DataError` with the first few problems."""
+        if self.problems:
+            more = len(self.problems) - show
+            rest = f"\n... and {more} more; `kcvl doctor` lists all of them." if more > 0 else ""
+            raise DataError(f"{self.name}: " + "\n".join(self.problems[:show]) + rest)
+        return self
+
+
+def folder_source(
+    images: str | Path,
+    masks: str | Path,
+    *,
+    labels: str | Path | LabelMap | None = None,
+    list_file: str | Path | None = None,
+    channels: int | None = 3,
+    classes: Sequence[str] | None = None,
+    name: str | None = None,
+) -> Source:
+    """Pictures in one folder and their masks in another, paired by file name.
+
+    `a.jpg` goes with `a.png`, and also with `a_mask.png`, `a_label.png`, `a_L.png`, `a_labelIds.png` and the like. The
+    two folders may be one if the masks have such an ending. Subfolders are searched; hidden files are not.
+
+    Args:
+        images: folder of pictures of any kind that `read_image` reads.
+        masks: folder of masks of any kind that `read_mask` reads.
+        labels: what the mask values mean: a label file (see `read_label_file`) or a map. None guesses it from the
+            values in the masks (see `infer_label_map`).
+        list_file: text file with one name per line (with or without extension; what follows a blank is not read);
+            only these examples, in this order. This is how one folder is split into training and validation.
+        channels: 3 for RGB, 1 for grey.
+        classes: where `labels` is None, the class names that were guessed for the training masks.
+        name: for messages; None means the image folder.
+
+    Raises:
+        DataError: a folder is missing or empty, a file has no partner, the list names unknown files, or the masks'
+            values cannot be understood. Damaged pictures and differing sizes are reported when they are read.
+    """
+    pairing = find_pairs(images, masks, list_file=list_file, name=name).check()
+    if labels is None:
+        labels = infer_label_map([pair.mask for pair in pairing.pairs], classes=classes)
+    elif not isinstance(labels, LabelMap):
+        labels = read_label_file(labels)
+    return paired_source(pairing, labels, channels=channels)
+
+
+def camvid_source(folder: str | Path, split: str = "train", *, channels: int | None = 3) -> Source:
+    """CamVid as the SegNet tutorial lays it out: `train/ trainannot/ val/ valannot/ (test/ testannot/)`.
+
+    11 classes; mask value 11 (unlabelled) becomes 255.
+
+    Raises:
+        DataError: as `folder_source`.
+    """
+    return paired_source(camvid_pairs(folder, split).check(), CAMVID_LABELS, channels=channels)
+
+
+def paired_source(pairing: Pairing, labels: LabelMap, *, channels: int | None = 3) -> Source:
+    """Examples of `image`, `mask` and `image_id` read from pairs of files."""
+    pairs = pairing.pairs
+
+    def read(index: int) -> dict[str, np.ndarray | str]:
+        pair = pairs[index]
+        image, image_error = _attempt(lambda: read_image(pair.image, channels))
+        raw, mask_error = _attempt(lambda: read_mask(pair.mask, colors=labels.by_color))
+        errors = [error for error in (image_error, mask_error) if error]
+        if not errors and image.shape[:2] != raw.shape[:2]:
+            errors = [
+                f"{pair.image} is {image.shape[1]}x{image.shape[0]} (width x height), but its mask {pair.mask} is "
+                f"{raw.shape[1]}x{raw.shape[0]}. Export the mask at the picture's size (resizing by nearest neighbour)."
+            ]
+        if errors:
+            raise DataError("\n".join(errors))
+        return {"image": image, "mask": labels.encode(raw, pair.mask), "image_id": pair.id}
+
+    return Source(
+        name=pairing.name,
+        ids=tuple(pair.id for pair in pairs),
+        read=read,
+        classes=labels.classes,
+        colors=labels.colors,
+        files=lambda index: (pairs[index].image, pairs[index].mask),
+    )
+
+
+def find_pairs(
+    images: str | Path, masks: str | Path, *, list_file: str | Path | None = None, name: str | None = None
+) -> Pairing:
+    """Pairs the files of two folders by name; what `folder_source` describes, without reading any picture.
+
+    Raises:
+        DataError: a folder is missing or holds no picture, or the list file cannot be read.
+    """
+    images, masks = Path(images), Path(masks)
+    name = name or str(images)
+    image_files, mask_files = _pictures(images), _pictures(masks)
+    if images.resolve() == masks.resolve():
+        mask_files = {key: p for key, p in mask_files.items() if _MASK_ENDING.search(key)}
+        image_files = {key: p for key, p in image_files.items() if key not in mask_files}
+    problems = [
+        f"{paths[0]} and {paths[1].name} have the same name; which one is meant? Remove or rename one."
+        for files in (image_files, mask_files)
+        for paths in files.values()
+        if len(paths) > 1
+    ]
+    partners = _partners(image_files, mask_files)
+    if list_file is None:
+        wanted = sorted(image_files, key=_natural)
+        used = set(partners.values())
+        problems += [
+            f"{mask_files[key][0]} has no picture in {images}. Add the picture or remove the mask."
+            for key in sorted(mask_files, key=_natural)
+            if key not in used
+        ]
+    else:
+        wanted, listed_problems = _listed(Path(list_file), image_files, images)
+        problems += listed_problems
+    problems += [
+        f"{image_files[key][0]} has no mask in {masks}. Add the mask or remove the picture."
+        for key in wanted
+        if key not in partners
+    ]
+    pairs = [Pair(key, image_files[key][0], mask_files[partners[key]][0]) for key in wanted if key in partners]
+    return Pairing(name=name, pairs=tuple(pairs), problems=tuple(problems))
+
+
+def camvid_pairs(folder: str | Path, split: str) -> Pairing:
+    """The pairs of one split in CamVid's layout.
+
+    Raises:
+        DataError: as `find_pairs`.
+    """
+    folder = Path(folder)
+    present = camvid_splits(folder)
+    if split not in present:
+        raise DataError(
+            f"{folder} has no split {split!r}: folders {split}/ and {split}annot/ with pictures and masks are "
+            f"expected, and it has {', '.join(present) or 'no such pair'}. Check the path."
+        )
+    return find_pairs(folder / split, folder / f"{split}annot", name=f"camvid {split}")
+
+
+def camvid_splits(folder: str | Path) -> tuple[str, ...]:
+    """The splits that are there, of train, val and test."""
+    folder = Path(folder)
+    return tuple(s for s in ("train", "val", "test") if (folder / s).is_dir() and (folder / f"{s}annot").is_dir())
+
+
+def _attempt(read: Callable[[], np.ndarray]) -> tuple[np.ndarray | None, str | None]:
+    try:
+        return read(), None
+    except DataError as error:
+        return None, str(error)
+
+
+def _pictures(folder: Path) -> dict[str, list[Path]]:
+    """Pictures below `folder`: relative path without extension -> the files of that name."""
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder. Check the path.")
+    found: dict[str, list[Path]] = defaultdict(list)
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in inside.parts)
+        if not hidden and path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+            found[inside.with_suffix("").as_posix()].append(path)
+    if not found:
+        raise DataError(f"{folder} holds no picture ({', '.join(IMAGE_SUFFIXES)}). Check the path.")
+    return dict(found)
+
+
+def _partners(images: dict[str, list[Path]], masks: dict[str, list[Path]]) -> dict[str, str]:
+    """Image key -> mask key: equal names first, then names that are equal without their usual endings."""
+    partners = {key: key for key in images if key in masks}
+    bare_masks: dict[str, list[str]] = defaultdict(list)
+    for key in masks:
+        if key not in partners:
+            bare_masks[_MASK_ENDING.sub("", key)].append(key)
+    for key in images:
+        if key in partners:
+            continue
+        found = bare_masks.get(key) or bare_masks.get(_IMAGE_ENDING.sub("", key), [])
+        if len(found) == 1:
+            partners[key] = found[0]
+    return partners
+
+
+def _listed(list_file: Path, images: dict[str, list[Path]], folder: Path) -> tuple[list[str], list[str]]:
+    """Image keys named in a list file, and a problem for each line that names none."""
+    try:
+        lines = [line.strip() for line in list_file.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"the list file {list_file} cannot be read ({error}). Give a text file of names.") from error
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for key in images:
+        by_name[key.rsplit("/", 1)[-1]].append(key)
+    wanted: dict[str, None] = {}
+    problems = []
+    for number, line in enumerate(lines, 1):
+        if not line or line.startswith("#"):
+            continue
+        key = _resolve(line, images, by_name) or _resolve(line.split()[0], images, by_name)
+        where = f"{list_file}, line {number}: {line!r}"
+        if key is None:
+            problems.append(f"{where} is no picture in {folder}. Correct the list or add the picture.")
+        elif key in wanted:
+            problems.append(f"{where} is listed twice. Remove one.")
+        else:
+            wanted[key] = None
+    if not wanted and not problems:
+        raise DataError(f"the list file {list_file} is empty. Write one picture name per line.")
+    return list(wanted), problems
+
+
+def _resolve(text: str, images: dict[str, list[Path]], by_name: dict[str, list[str]]) -> str | None:
+    path = Path(text)
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        path = path.with_suffix("")
+    if path.as_posix() in images:
+        return path.as_posix()
+    same_name = by_name.get(path.name, [])
+    return same_name[0] if len(same_name) == 1 else None
+
+
+def _natural(text: str) -> list[tuple[bool, int, str]]:
+    """Sorting key by which "2" comes before "10"."""
+    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", text)]

@@ -1,0 +1,164 @@
+"""Picture and mask files -> arrays.
+
+Rules that hold for every format:
+
+* Rotation that a camera noted in EXIF is applied.
+* Transparency is dropped, not blended: the stored colours are used.
+* 16-bit grey becomes 8-bit as `round(value / 257)`, so 65535 is 255, whatever the brightest pixel of the file; 16-bit
+  colour keeps its high byte. Floating-point files must lie in 0..1 and are multiplied by 255.
+* Of an animation the first frame is used. A TIFF with several pages is refused, since nobody can know which one is
+  meant (smaller copies of the first page, as in pyramid files, are no pages).
+* A picture of more than 178 million pixels is refused before it is decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from keras_cv_lectures.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# Where Pillow itself refuses to decode (twice its MAX_IMAGE_PIXELS); half a gigabyte as RGB.
+MAX_PIXELS = 178_956_970
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".jp2")
+
+_FIRST_BYTES = (b"\xff\xd8", b"\x89PNG", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM", b"GIF8", b"RIFF")
+_NEW_SUBFILE_TYPE = 254  # TIFF tag; bit 0 marks a reduced copy of another page.
+
+
+def read_image(path: str | Path, channels: int | None = 3) -> np.ndarray:
+    """Reads a picture as (H, W, C) uint8, RGB or grey.
+
+    Args:
+        path: JPEG, PNG, TIFF, BMP or another format that Pillow knows; grey, RGB, palette, CMYK, with or without
+            transparency, of 1, 8 or 16 bits or floating point.
+        channels: 3 gives RGB (three equal channels for a grey file), 1 gives grey (ITU-R 601 luma of a coloured one),
+            None gives 1 for a grey and 3 for a coloured file.
+
+    Raises:
+        DataError: the file is missing, empty, truncated, too large, not a picture, or holds several pages.
+    """
+    if channels not in (1, 3, None):
+        raise DataError(f"channels must be 1, 3 or None, not {channels!r}.")
+    return _decode(path, lambda picture: _to_pixels(picture, channels, path))
+
+
+def read_mask(path: str | Path, *, colors: bool = False) -> np.ndarray:
+    """Reads the stored label values of a mask: (H, W) integers, or (H, W, 3) uint8 for an RGB file.
+
+    Args:
+        path: palette PNG (its indices), grey of 1, 8, 16 or 32 bits (its values; 1-bit files give 0 and 1), floating
+            point with whole numbers, or RGB. Transparency is dropped.
+        colors: give a palette file as its RGB colours instead of its indices.
+
+    Raises:
+        DataError: as `read_image`, or a kind of file that holds no labels (CMYK, fractions).
+    """
+    return _decode(path, lambda picture: _to_labels(picture, colors, path))
+
+
+def _decode(path: str | Path, convert: Callable[[Image], np.ndarray]) -> np.ndarray:
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path} does not exist or is not a file. Check the path.")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is empty (0 bytes). Copy it again from its origin, or remove it and its partner.")
+    try:
+        with Image.open(path) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise Image.DecompressionBombError(f"{picture.width}x{picture.height} pixels")
+            if picture.format == "TIFF":
+                _refuse_pages(picture, path)
+            picture.load()
+            ImageOps.exif_transpose(picture, in_place=True)
+            return convert(picture)
+    except DataError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(
+            f"{path} is too large ({error}): at most {MAX_PIXELS:,} pixels are read. "
+            "Cut it (and its mask) into tiles, or shrink it first."
+        ) from error
+    except Exception as error:  # Damaged files make Pillow's decoders raise almost anything.
+        repair = "Copy it again from its origin, or remove it and its partner."
+        if isinstance(error, UnidentifiedImageError):
+            with path.open("rb") as file:
+                if not file.read(4).startswith(_FIRST_BYTES):
+                    raise DataError(f"{path} is not a picture (JPEG, PNG, TIFF, BMP ...). {repair}") from error
+            raise DataError(f"{path} is truncated or damaged within its first bytes. {repair}") from error
+        raise DataError(f"{path} is truncated or damaged ({type(error).__name__}: {error}). {repair}") from error
+
+
+def _refuse_pages(picture: Any, path: Path) -> None:
+    pages = 0
+    for frame in range(picture.n_frames):
+        picture.seek(frame)
+        pages += frame == 0 or not picture.tag_v2.get(_NEW_SUBFILE_TYPE, 0) & 1
+    picture.seek(0)
+    if pages > 1:
+        raise DataError(
+            f"{path} holds {pages} pages, but one picture per file is expected. Split it, for example with "
+            "`tiffsplit` or Pillow's ImageSequence, into one file per page (its mask likewise)."
+        )
+
+
+def _to_pixels(picture: Image, channels: int | None, path: str | Path) -> np.ndarray:
+    if picture.mode == "F" or picture.mode.startswith("I"):
+        grey = _deep_grey(picture, path)
+    elif picture.mode in ("1", "L", "LA", "La"):
+        grey = np.array(picture.convert("L"))
+    else:
+        # By way of RGBA, because Pillow warns where a palette's transparency would be lost silently.
+        with_alpha = picture.mode in ("P", "PA", "RGBa")
+        colored = (picture.convert("RGBA") if with_alpha else picture).convert("RGB")
+        if channels == 1:
+            return np.array(colored.convert("L"))[..., None]
+        return np.array(colored)
+    return np.repeat(grey[..., None], 3 if channels == 3 else 1, axis=-1)
+
+
+def _deep_grey(picture: Image, path: str | Path) -> np.ndarray:
+    """8-bit grey of a 16-bit, 32-bit or floating-point picture."""
+    values = np.array(picture)
+    low, high = (values.min(), values.max()) if np.isfinite(values).all() else (np.nan, np.nan)
+    if values.dtype.kind == "f":
+        if not (low >= 0 and high <= 1):
+            raise DataError(
+                f"{path} holds floating-point values from {low} to {high}; a picture must lie in 0..1. "
+                "Scale it (divide by its largest possible value) or save it as 8- or 16-bit integers."
+            )
+        return np.rint(values * 255.0).astype(np.uint8)
+    if low < 0 or high > 65535:
+        raise DataError(
+            f"{path} holds values from {low} to {high}; a picture must lie in 0..65535. Save it as 16 bits."
+        )
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _to_labels(picture: Image, colors: bool, path: str | Path) -> np.ndarray:
+    mode = picture.mode
+    if mode == "P":
+        return np.array(picture.convert("RGBA"))[..., :3].copy() if colors else np.array(picture)
+    if mode in ("LA", "PA"):
+        return np.array(picture)[..., 0].copy()
+    if mode in ("RGB", "RGBA", "RGBX"):
+        return np.array(picture)[..., :3].copy()
+    values = np.array(picture)
+    if mode == "1":
+        return values.astype(np.uint8)
+    if mode == "F":
+        whole = np.isfinite(values).all() and (values == np.rint(values)).all() and abs(values).max() < 2**31
+        if not whole:
+            raise DataError(f"{path} holds fractions, but a mask holds whole numbers. Save it as integers.")
+        return values.astype(np.int32)
+    if mode == "L" or mode.startswith("I"):
+        return values.astype(np.int32) if values.dtype.byteorder == ">" else values
+    raise DataError(f"{path} is of kind {mode}; a mask must be grey, palette or RGB. Save it as such a PNG.")

@@ -1,0 +1,13 @@
+"""What goes wrong for a reason the user can repair.
+
+Both are ValueErrors, so scripts may catch either. The command line turns them into one line on standard error and
+exit code 1; every message names the thing, what was expected, what was found, and the repair.
+"""
+
+
+class DataError(ValueError):
+    """A picture, a label file or a data specification is at fault."""
+
+
+class ModelError(ValueError):
+    """A model file, a model's settings or a training run is at fault."""

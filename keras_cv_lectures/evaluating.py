@@ -1,0 +1,93 @@
+"""Scores of a segmentation model, from whatever kind of file, on a source of labelled pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from keras_cv_lectures.data import Source
+from keras_cv_lectures.errors import DataError
+from keras_cv_lectures.metrics import boundary_f1, confusion_matrix, scores
+from keras_cv_lectures.predicting import predict
+from keras_cv_lectures.preprocessing import resize_example
+from keras_cv_lectures.runners import Runner
+
+Progress = Callable[[int, int], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Scores over a source.
+
+    Attributes:
+        scores: `metrics.scores` of `confusion`, and "boundary_f1", the mean over pictures.
+        confusion: (K, K) int64, rows are the truth.
+        picture_iou: mean IoU of each picture, in the order of the source.
+        pictures: number of pictures.
+        seconds: of predicting and scoring.
+        size: (height, width) at which was compared, or None for each picture's own.
+    """
+
+    scores: dict[str, Any]
+    confusion: np.ndarray
+    picture_iou: list[float]
+    pictures: int
+    seconds: float
+    size: tuple[int, int] | None
+
+
+def evaluate_segmentation(
+    runner: Runner,
+    source: Source,
+    *,
+    original_size: bool = False,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Predicts every picture of `source` and compares with its mask.
+
+    Where the model works at a fixed size, pictures and masks are brought to it, as in training, and compared there;
+    with `original_size` the prediction is brought back to each picture's own size instead. A model of any size is
+    always compared at the picture's own size.
+
+    Raises:
+        DataError: if there is nothing to compare with, or a mask holds a class that the model does not have.
+    """
+    if len(source) == 0:
+        raise DataError(f"{source.name} holds no pictures; there is nothing to evaluate.")
+    size = None if original_size else _working_size(runner)
+    started = time.perf_counter()
+    confusion, ious, boundaries, classes = None, [], [], len(source.classes)
+    for index in range(len(source)):
+        example = source[index]
+        if size is not None:
+            example = resize_example(example, size)
+        prediction = predict(runner, example["image"]).class_map
+        mask = np.asarray(example["mask"])
+        matrix = confusion_matrix(mask, prediction, classes)
+        confusion = matrix if confusion is None else confusion + matrix
+        ious.append(float(scores(matrix)["mean_iou"]))
+        boundaries.append(boundary_f1(mask, prediction, classes))
+        if progress is not None:
+            progress(index + 1, len(source))
+    result = dict(scores(confusion, source.classes))
+    finite = [value for value in boundaries if np.isfinite(value)]
+    result["boundary_f1"] = float(np.mean(finite)) if finite else float("nan")
+    return Evaluation(
+        scores=result,
+        confusion=confusion,
+        picture_iou=ious,
+        pictures=len(source),
+        seconds=time.perf_counter() - started,
+        size=size,
+    )
+
+
+def _working_size(runner: Runner) -> tuple[int, int] | None:
+    if runner.metadata.input_size is not None:
+        return runner.metadata.input_size
+    height, width = runner.input_shape[:2]
+    return (height, width) if height and width else None

@@ -1,0 +1,173 @@
+"""Model card: what a person who receives only the exported file needs to know, as JSON and as Markdown."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_cv_lectures.errors import ModelError
+from keras_cv_lectures.exporting.result import ExportResult
+from keras_cv_lectures.files import write_text
+from keras_cv_lectures.metadata import Metadata, metadata_path
+from keras_cv_lectures.runners import gflops, latency, load_runner
+
+_TFLITE_PROGRAM = """\
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from PIL import Image
+
+run = Interpreter(model_path={name!r}, num_threads=2).get_signature_runner("serving_default")
+picture = Image.open("PICTURE.jpg").convert({mode!r}).resize(({width}, {height}))
+image = np.asarray(picture, np.uint8).reshape(1, {height}, {width}, {channels})
+outputs = run(image=image)
+print({{name: (value.dtype, value.shape) for name, value in outputs.items()}})
+np.save("OUTPUT.npy", outputs[{output!r}][0])
+"""
+
+_SAVED_MODEL_PROGRAM = """\
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+model = tf.saved_model.load({name!r})
+picture = Image.open("PICTURE.jpg").convert({mode!r}).resize(({width}, {height}))
+image = np.asarray(picture, np.uint8).reshape(1, {height}, {width}, {channels})
+outputs = model.signatures["serving_default"](image=tf.constant(image))
+print({{name: (value.dtype, value.shape) for name, value in outputs.items()}})
+np.save("OUTPUT.npy", outputs[{output!r}][0])
+"""
+
+
+def build_card(
+    model: keras.Model,
+    result: ExportResult,
+    batch_shape: tuple[int, ...],
+    metadata: Metadata,
+    metrics: dict[str, float] | None = None,
+    *,
+    reference: str | None = None,
+    runnable: Path | None = None,
+) -> dict[str, Any]:
+    """Facts about an export, JSON-serialisable; the keys of `Metadata` stand at its top level.
+
+    Args:
+        model: the model that was exported.
+        batch_shape: (1, H, W, C) of the picture that latency and GFLOPs are measured with.
+        metrics: measured quality by name, for instance {"mean IoU": 0.61}.
+        reference: the paper; by default the model's own docstring has it.
+        runnable: `.tflite` file to time, while it has not reached its place; None measures no latency.
+    """
+    _, height, width, channels = batch_shape
+    outputs = load_runner(runnable) if runnable else load_runner(model)
+    outputs = outputs(np.zeros(batch_shape, np.uint8))
+    program = _TFLITE_PROGRAM if result.path.suffix == ".tflite" else _SAVED_MODEL_PROGRAM
+    return {
+        **metadata.to_json(),
+        "file": result.path.name,
+        "precision": result.precision,
+        "parameters": model.count_params(),
+        "gflops": round(gflops(model, (height, width)), 4),
+        "input": {"image": {"dtype": "uint8", "shape": [1, height, width, channels], "range": "0..255"}},
+        "outputs": {name: {"dtype": str(v.dtype), "shape": list(v.shape)} for name, v in sorted(outputs.items())},
+        "file_size": result.size_bytes,
+        "latency_ms": _latencies(runnable, batch_shape) if runnable else {},
+        "operators": result.operators,
+        "max_difference": result.max_difference,
+        "label_agreement": result.label_agreement,
+        "metrics": dict(metrics or {}),
+        "reference": reference,
+        "versions": {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__},
+        "program": program.format(
+            name=result.path.name,
+            mode="L" if channels == 1 else "RGB",
+            width=width,
+            height=height,
+            channels=channels,
+            output="class_map" if "class_map" in outputs else min(outputs),
+        ),
+    }
+
+
+def write_card(card: dict[str, Any], json_path: Path, markdown_path: Path) -> None:
+    """Writes the card in both forms."""
+    write_text(json_path, json.dumps(card, indent=2, ensure_ascii=False) + "\n")
+    write_text(markdown_path, card_markdown(card))
+
+
+def update_card(
+    path: str | os.PathLike, *, metrics: dict[str, float] | None = None, reference: str | None = None
+) -> dict[str, Any]:
+    """Adds what became known after the export, for instance the metric of the file on the validation data.
+
+    Args:
+        path: the `.tflite` file or SavedModel folder.
+
+    Returns:
+        The new card.
+
+    Raises:
+        ModelError: there is no card beside the file.
+    """
+    json_path = metadata_path(Path(path))
+    if not json_path.exists():
+        raise ModelError(f"{path} has no model card {json_path.name}. Export the model again.")
+    card = json.loads(json_path.read_text(encoding="utf-8"))
+    card["metrics"] = {**card.get("metrics", {}), **(metrics or {})}
+    card["reference"] = reference or card.get("reference")
+    markdown = json_path.parent / "MODEL_CARD.md" if Path(path).is_dir() else json_path.with_suffix(".md")
+    write_card(card, json_path, markdown)
+    return card
+
+
+def card_markdown(card: dict[str, Any]) -> str:
+    """The card for people."""
+    rows = {
+        "precision": card["precision"],
+        "parameters": f"{card['parameters']:,}",
+        "GFLOPs (one picture)": f"{card['gflops']:.3g}",
+        "file size": f"{card['file_size'] / 1e6:.2f} MB",
+        **{f"latency, {t} thread{'s' * (t != '1')}": f"{ms:.3g} ms" for t, ms in card["latency_ms"].items()},
+        **{name: f"{value:.4g}" for name, value in card["metrics"].items()},
+    }
+    if card["max_difference"] is not None:
+        rows["largest difference to the model"] = f"{card['max_difference']:.2e}"
+    if card["label_agreement"] is not None:
+        rows["pixels with the model's label"] = f"{100 * card['label_agreement']:.2f} %"
+    lines = [f"# {card['file']}", ""]
+    if card["system"]:
+        lines += [f"System: {card['system']}.", ""]
+    if card["reference"]:
+        lines += [f"Paper: {card['reference']}", ""]
+    lines += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items()), ""]
+    lines += ["## Input and outputs", "", "| name | type | shape |", "|---|---|---|"]
+    for name, value in {**card["input"], **card["outputs"]}.items():
+        lines.append(f"| {name} | {value['dtype']} | {tuple(value['shape'])} |")
+    lines += ["", "## Run it", "", "```python", card["program"].rstrip(), "```", ""]
+    if card["classes"]:
+        lines += ["## Labels", "", "| label | class | colour |", "|---|---|---|"]
+        colors = card["colors"] or [""] * len(card["classes"])
+        for label, (name, color) in enumerate(zip(card["classes"], colors, strict=False)):
+            lines.append(f"| {label} | {name} | {tuple(color) if color else ''} |")
+        lines.append("")
+    if card["operators"]:
+        lines += ["## Operators", "", ", ".join(f"{n} x{c}" for n, c in card["operators"].items()), ""]
+    lines += ["Measured on the machine that exported the file. " + _versions(card), ""]
+    return "\n".join(lines)
+
+
+def _latencies(runnable: Path, batch_shape: tuple[int, ...]) -> dict[str, float]:
+    picture = np.random.default_rng(0).integers(0, 256, batch_shape, np.uint8)
+    return {
+        str(threads): round(latency(load_runner(runnable, threads=threads), picture, repeats=5)["median_ms"], 3)
+        for threads in (1, 2)
+    }
+
+
+def _versions(card: dict[str, Any]) -> str:
+    return "Versions: " + ", ".join(f"{name} {version}" for name, version in card["versions"].items()) + "."

@@ -1,0 +1,191 @@
+"""Keras model -> TensorFlow Lite file of builtin operators, compared with the model before it is put in place."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_cv_lectures.errors import ModelError
+from keras_cv_lectures.exporting.audit import check_operators, explain_conversion_error
+from keras_cv_lectures.exporting.card import build_card, write_card
+from keras_cv_lectures.exporting.result import ExportResult, compare
+from keras_cv_lectures.exporting.rewrite import for_export, in_float32
+from keras_cv_lectures.exporting.saved_model import (
+    picture_shape,
+    random_picture,
+    scratch_folder,
+    write_serving_graph,
+    writing,
+)
+from keras_cv_lectures.metadata import Metadata
+from keras_cv_lectures.runners import SIGNATURE, load_runner
+
+PRECISIONS = ("float32", "float16", "int8")
+# Fewer pictures leave activation ranges that real pictures exceed.
+MIN_EXAMPLES = 100
+# More change the ranges hardly at all and cost time and memory.
+MAX_EXAMPLES = 300
+_COMPARED = 8
+
+
+def export_tflite(
+    model: keras.Model,
+    path: str | os.PathLike,
+    *,
+    precision: str = "float32",
+    representative: Iterable[np.ndarray] | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    dynamic: bool = False,
+    metadata: Metadata | None = None,
+    metrics: dict[str, float] | None = None,
+    verify: bool = True,
+) -> ExportResult:
+    """Writes a `.tflite` file that takes one uint8 picture and runs on TensorFlow Lite's builtin operators alone.
+
+    The signature `serving_default` takes `image` (1, H, W, C) uint8 and returns the outputs of `serving_outputs`: for
+    segmentation `logits` and `probabilities` (1, H, W, K) float32 and `class_map` (1, H, W) int32, whatever the
+    precision. Transposed convolutions become convolution + depth-to-space. A model card lies beside the file
+    (`NAME.json`, `NAME.md`).
+
+    Args:
+        path: file to write, ending in `.tflite`; an older one is replaced only when the new one has passed.
+        precision: "float32"; "float16" (weights in half the space, computed in float32 on a CPU); "int8" (weights,
+            one scale per channel, and activations in 8 bits; softmax and class map in float32).
+        representative: uint8 pictures (H, W, C) or batches (B, H, W, C) of the training data at the exported size,
+            needed by "int8" to measure the ranges of the activations: at least 100; the first 300 are used, so
+            shuffle them. For the other precisions the first few are used for the comparison.
+        input_shape: (height, width) or (height, width, channels) in pixels; None takes the model's own where it is
+            known.
+        dynamic: leave height and width open, to be set by `resize_tensor_input` on the device. Slower than a fixed
+            size, and not with int8 kernels on every accelerator.
+        metadata: labels and training size, for the card.
+        metrics: measured quality by name, for the card.
+        verify: run the file and compare it with the model.
+
+    Returns:
+        What was written, with the largest difference to the model and the share of equal labels.
+
+    Raises:
+        ModelError: an argument does not fit; an operator has no builtin (the message names operator and layer); a
+            float32 file disagrees with the model by more than 1e-4; the disk is full. Nothing is left in these cases.
+    """
+    path = Path(path)
+    if path.suffix != ".tflite":
+        raise ModelError(f"`path` must end in .tflite. Received: {path}")
+    if precision not in PRECISIONS:
+        raise ModelError(f"`precision` must be one of {PRECISIONS}. Received: precision={precision!r}")
+    reference = in_float32(model)
+    shape = picture_shape(reference, input_shape)
+    if None in shape and not dynamic:
+        raise ModelError(
+            f"`input_shape` is needed because {model.name} takes pictures of any size. Pass input_shape=(height, "
+            "width), or dynamic=True to leave height and width open."
+        )
+    examples = _examples(representative, shape, precision)
+    graph_shape = (1, None, None, shape[2]) if dynamic else (1, *shape)
+
+    with writing(path) as target:
+        target.write_bytes(_convert(for_export(reference), graph_shape, precision, examples, target.parent))
+        found = check_operators(target)
+        samples = examples[:_COMPARED] or [random_picture(shape)]
+        if dynamic:
+            samples = samples + [random_picture((None, None, shape[2]), (160, 96))]
+        comparison = compare(reference, load_runner(target), samples) if verify else None
+        if comparison and precision == "float32":
+            comparison.require_equal(path)
+        result = ExportResult(
+            path=path,
+            precision=precision,
+            operators=found,
+            size_bytes=target.stat().st_size,
+            max_difference=comparison.max_difference if comparison else None,
+            label_agreement=comparison.label_agreement if comparison else None,
+            card_path=path.with_suffix(".json"),
+        )
+        card = build_card(reference, result, samples[0].shape, metadata or Metadata(), metrics, runnable=target)
+        with writing(path.with_suffix(".json")) as json_target, writing(path.with_suffix(".md")) as markdown_target:
+            write_card(card, json_target, markdown_target)
+    return result
+
+
+def _convert(
+    model: keras.Model, shape: tuple[int | None, ...], precision: str, examples: list[np.ndarray], folder: Path
+) -> bytes:
+    # Through a SavedModel of constants: a concrete function with variables converts into a file that reads
+    # uninitialised memory, without an error.
+    with scratch_folder(folder) as scratch:
+        write_serving_graph(model, scratch / "model", shape)
+        converter = tf.lite.TFLiteConverter.from_saved_model(str(scratch / "model"), signature_keys=[SIGNATURE])
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        if precision == "float16":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.target_spec.supported_types = [tf.float16]
+        elif precision == "int8":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.representative_dataset = lambda: ({"image": example} for example in examples)
+        try:
+            with _quiet():
+                return converter.convert()
+        # The converter's own error type is private.
+        except Exception as error:
+            raise explain_conversion_error(error, model) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hides what the converter's C++ writes to standard error; an exception repeats all of it that matters."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as sink, warnings.catch_warnings():
+            # The converter calibrates with the interpreter whose successor this package uses.
+            warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated", UserWarning)
+            os.dup2(sink.fileno(), 2)
+            yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+def _examples(
+    representative: Iterable[np.ndarray] | None, shape: tuple[int | None, ...], precision: str
+) -> list[np.ndarray]:
+    """Up to 300 pictures (1, H, W, C) uint8 of the exported size."""
+    if precision == "int8" and representative is None:
+        raise ModelError(
+            'precision="int8" needs `representative`: pictures of the training data that show how large the '
+            f"activations get. Pass at least {MIN_EXAMPLES} uint8 pictures (height, width, channels)."
+        )
+    limit = MAX_EXAMPLES if precision == "int8" else _COMPARED
+    examples = list(itertools.islice(_pictures(() if representative is None else representative, shape), limit))
+    if precision == "int8" and len(examples) < MIN_EXAMPLES:
+        raise ModelError(
+            f"`representative` has {len(examples)} pictures; int8 needs at least {MIN_EXAMPLES}, because fewer leave "
+            "activation ranges that real pictures exceed. Pass more of the training data, "
+            'or export with precision="float16".'
+        )
+    return examples
+
+
+def _pictures(representative: Iterable[np.ndarray], shape: tuple[int | None, ...]) -> Iterator[np.ndarray]:
+    for item in representative:
+        batch = np.asarray(item)
+        if batch.ndim == 3:
+            batch = batch[None]
+        fits = batch.ndim == 4 and all(e in (None, s) for e, s in zip(shape, batch.shape[1:], strict=True))
+        if not fits or batch.dtype != np.uint8:
+            raise ModelError(
+                f"`representative` must give uint8 pictures of shape {shape}, or batches of them. Received: "
+                f"{batch.dtype} of shape {np.shape(item)}. Resize the pictures to the exported size."
+            )
+        for picture in batch:
+            yield picture[None]

@@ -1,0 +1,53 @@
+"""Convolution blocks as functions from tensor to tensor; every layer gets a name under the block's `name`."""
+
+from __future__ import annotations
+
+import keras
+
+NORMALIZATIONS = ("batch", "group", "layer", None)
+
+
+def normalize(x, kind: str | None, *, name: str):
+    """Normalisation layer by its kind: "batch", "group" (up to 32 groups), "layer" (over channels) or None.
+
+    Batch statistics are those of the global batch under `tf.distribute`, so that one and two replicas train the same
+    weights; momentum 0.9 and epsilon 1e-5 as in PyTorch, whose weights then fit.
+    """
+    if kind is None:
+        return x
+    if kind == "batch":
+        return keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, synchronized=True, name=name)(x)
+    if kind == "group":
+        channels = x.shape[-1]
+        groups = next(g for g in range(min(32, channels), 0, -1) if channels % g == 0)
+        return keras.layers.GroupNormalization(groups, epsilon=1e-5, name=name)(x)
+    if kind == "layer":
+        return keras.layers.LayerNormalization(epsilon=1e-5, name=name)(x)
+    raise ValueError(f"`normalization` must be one of {NORMALIZATIONS}. Received: normalization={kind!r}")
+
+
+def conv_norm_relu(
+    x,
+    filters: int,
+    kernel_size: int = 3,
+    *,
+    name: str,
+    normalization: str | None = "batch",
+    padding: str = "same",
+    strides: int = 1,
+):
+    """Convolution, normalisation, ReLU. The convolution has a bias only where no normalisation follows it.
+
+    A bias before batch normalisation has a zero gradient that adaptive optimizers turn into noise.
+    """
+    x = keras.layers.Conv2D(
+        filters,
+        kernel_size,
+        strides=strides,
+        padding=padding,
+        use_bias=normalization is None,
+        kernel_initializer="he_normal",
+        name=name,
+    )(x)
+    x = normalize(x, normalization, name=f"{name}_norm")
+    return keras.layers.ReLU(name=f"{name}_relu")(x)

@@ -1,0 +1,59 @@
+"""From a picture in 0..255 to what a network's weights expect, inside the graph."""
+
+from __future__ import annotations
+
+import keras
+from keras import ops
+
+# (subtracted, divided by, channels reversed) of a picture in 0..255, by the name of the convention.
+_IMAGENET_MEAN = (123.675, 116.28, 103.53)
+_IMAGENET_STD = (58.395, 57.12, 57.375)
+_CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
+_CONVENTIONS = {
+    "unit": ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0), False),
+    "symmetric": ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5), False),
+    "torch": (_IMAGENET_MEAN, _IMAGENET_STD, False),
+    "caffe": (_CAFFE_MEAN_BGR, (1.0, 1.0, 1.0), True),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), False),
+}
+
+
+@keras.saving.register_keras_serializable("keras_cv_lectures")
+class ImageNormalization(keras.layers.Layer):
+    """Normalises pictures: ((RGB picture in 0..255) - mean) / deviation, channel by channel.
+
+    Input shape: (B, H, W, C), uint8 or float in 0..255. Output shape: the same, in the compute dtype.
+
+    Args:
+        convention: "unit" (0..1), "symmetric" (-1..1), "torch" (ImageNet mean and deviation), "caffe" (BGR order,
+            ImageNet mean, not divided) or "none" (0..255 as it is, for networks that normalise themselves).
+
+    A picture whose channel count is not 3 gets the average of the three constants in every channel, and its channels
+    keep their order: there is no published constant for a fourth channel.
+    """
+
+    def __init__(self, convention: str = "symmetric", **kwargs):
+        super().__init__(**kwargs)
+        if convention not in _CONVENTIONS:
+            raise ValueError(f"`convention` must be one of {sorted(_CONVENTIONS)}. Received: {convention!r}")
+        self.convention = convention
+
+    def call(self, x):
+        mean, deviation, reverse = _CONVENTIONS[self.convention]
+        channels = x.shape[-1]
+        x = ops.cast(x, self.compute_dtype)
+        if channels != 3:
+            mean, deviation = [sum(mean) / 3], [sum(deviation) / 3]
+        elif reverse:
+            x = ops.flip(x, axis=-1)
+        if any(mean):
+            x = x - ops.cast(ops.convert_to_tensor(mean), x.dtype)
+        if any(d != 1 for d in deviation):
+            x = x * ops.cast(ops.convert_to_tensor([1 / d for d in deviation]), x.dtype)
+        return x
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "convention": self.convention}

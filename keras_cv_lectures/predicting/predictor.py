@@ -1,0 +1,214 @@
+"""`predict`: one picture or many, one answer for every pixel of each."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_cv_lectures.data.labels import default_colors
+from keras_cv_lectures.errors import DataError, ModelError
+from keras_cv_lectures.postprocessing.segmentation import class_map_at, resize_probabilities
+from keras_cv_lectures.predicting.pictures import picture_files, read_picture, resize_picture, with_channels
+from keras_cv_lectures.predicting.result import SegmentationResult
+from keras_cv_lectures.predicting.tiled import (
+    TileSize,
+    as_runner,
+    loses_border,
+    misses_border,
+    predict_tiled,
+    segmentation_output,
+    stream_tiles,
+)
+from keras_cv_lectures.runners import Runner
+
+Colors = Sequence[tuple[int, int, int]]
+# Probabilities of a tiled picture are kept up to this size, and made again when asked for above it.
+_KEPT_BYTES = 64 * 2**20
+
+
+def predict(
+    model: keras.Model | Runner | str | os.PathLike,
+    image: Any,
+    *,
+    tile: TileSize | None = None,
+    margin: int | tuple[int, int] | None = None,
+    stride: int | None = None,
+    batch_size: int = 1,
+    classes: Sequence[str] | None = None,
+    colors: Colors | None = None,
+) -> SegmentationResult | Iterator[SegmentationResult]:
+    """Segments pictures; every answer is at its picture's own size.
+
+    The network sees each picture as it did in training, and alike from every kind of file:
+
+    * where the training size is known (beside the file, or because the file takes one size only), the picture is
+      resized to it (bilinear, antialiased), and the probabilities are resized back before the decision;
+    * elsewhere the picture is given as it is;
+    * with `tile`, it is predicted at its own resolution in overlapping windows (see `predict_tiled`), in memory that
+      does not grow with the picture;
+    * a network of valid convolutions, whose answer is smaller than what it sees, always gets overlapping windows with
+      mirrored borders, so that its answer covers the whole picture.
+
+    Args:
+        model: a `keras.Model`, a runner, or the path of a `.keras` file, run folder, SavedModel or `.tflite`.
+        image: a picture: path, (H, W, C) or (H, W) array with values in 0..255 (uint8 or numbers, which are rounded),
+            or a PIL image. Grey and RGB are converted into each other as the model needs. Or several: a folder, or a
+            list or any iterable of pictures.
+        tile: None, "auto", or the side or (height, width) in pixels of the windows.
+        margin: see `predict_tiled`.
+        stride: see `predict_tiled`.
+        batch_size: pictures (of several, where they have one training size) or windows that the network sees at once.
+        classes: names in label order; None takes those beside the file, or "class 0", "class 1", ...
+        colors: one (red, green, blue) in 0..255 for each class; None takes those beside the file, or Pascal VOC's.
+
+    Returns:
+        A `SegmentationResult` for one picture; for several an iterator of them, which reads and predicts a picture
+        when it is asked for the next.
+
+    Raises:
+        DataError: a file is no picture; an array has another shape or range (values in 0..1 for example).
+        ModelError: the model cannot be run, is no segmentation, or cannot be tiled as asked; or `classes` and `colors`
+            do not fit it.
+
+    Example:
+        >>> result = predict("saved_models/unet/run", "street.jpg")
+        >>> result.class_map.shape, result.save("predictions")
+    """
+    if not (isinstance(batch_size, int) and batch_size >= 1):
+        raise ModelError(f"`batch_size` must be a positive integer. Received: batch_size={batch_size!r}")
+    predictor = _Predictor(as_runner(model), tile, margin, stride, batch_size, classes, colors)
+    several = _several(image)
+    if several is None:
+        return next(predictor.results([image]))
+    return predictor.results(several)
+
+
+def _several(image: Any) -> Iterable[Any] | None:
+    """The pictures of a folder or an iterable; None for one picture."""
+    if isinstance(image, str | os.PathLike):
+        if Path(image).is_dir():
+            return picture_files(image)
+        return None
+    if isinstance(image, list | tuple) and image and isinstance(image[0], int | float):
+        raise DataError("A list must hold pictures, not numbers. Pass numpy.asarray(image) for one picture.")
+    if hasattr(image, "__array__") or not isinstance(image, Iterable):
+        return None
+    return image
+
+
+@dataclass(frozen=True)
+class _Predictor:
+    """The settings of one call of `predict`."""
+
+    runner: Runner
+    tile: TileSize | None
+    margin: int | tuple[int, int] | None
+    stride: int | None
+    batch_size: int
+    classes: Sequence[str] | None
+    colors: Colors | None
+
+    def results(self, images: Iterable[Any]) -> Iterator[SegmentationResult]:
+        size = self._network_size()
+        if self._is_tiled():
+            for image in images:
+                picture, name = read_picture(image)
+                yield self._tiled(picture, name, size if self.tile is None else None)
+            return
+        # Pictures of several sizes cannot share a batch unless they are brought to one.
+        for batch in _batches(images, self.batch_size if size else 1):
+            pictures = [read_picture(image) for image in batch]
+            seen = [resize_picture(self._adapted(p), size or p.shape[:2]) for p, _ in pictures]
+            answers = segmentation_output(self.runner(np.stack(seen)), "probabilities")
+            if misses_border(seen[0].shape[:2], answers.shape[1:3]):
+                raise ModelError(
+                    f"{self.runner.path or 'The model'} answers only for the middle of what it sees, and its window "
+                    "sizes cannot be read from the file. Pass tile=572 (a side that its strides divide)."
+                )
+            for (picture, name), answer in zip(pictures, answers, strict=True):
+                yield self._result(picture, name, answer)
+
+    def _network_size(self) -> tuple[int, int] | None:
+        """(height, width) that pictures are resized to."""
+        height, width = self.runner.input_shape[:2]
+        fixed = (height, width) if height and width else None
+        if self.runner.metadata.input_size is not None:
+            return self.runner.metadata.input_size
+        # Of a network that loses its border, the fixed shape is a window and no size of pictures.
+        return None if fixed and loses_border(self.runner) else fixed
+
+    def _is_tiled(self) -> bool:
+        return self.tile is not None or loses_border(self.runner)
+
+    def _adapted(self, picture: np.ndarray) -> np.ndarray:
+        return with_channels(picture, self.runner.input_shape[2])
+
+    def _tiled(self, picture: np.ndarray, name: str, size: tuple[int, int] | None) -> SegmentationResult:
+        settings = {
+            "tile": "auto" if self.tile is None else self.tile,
+            "margin": self.margin,
+            "stride": self.stride,
+            "batch_size": self.batch_size,
+        }
+        if size is not None:
+            seen = resize_picture(self._adapted(picture), size)
+            return self._result(picture, name, predict_tiled(self.runner, seen, **settings))
+        class_map, kept, channels = np.empty(picture.shape[:2], np.int32), None, 0
+        for region, values in stream_tiles(self.runner, picture, **settings):
+            if not channels:
+                channels = values.shape[-1]
+                if 4 * channels * class_map.size <= _KEPT_BYTES:
+                    kept = np.empty((*class_map.shape, channels), np.float32)
+            class_map[region] = class_map_at(values, values.shape[:2])
+            if kept is not None:
+                kept[region] = values
+        classes, colors = self._labels(channels)
+        return SegmentationResult(
+            image=picture,
+            class_map=class_map,
+            classes=classes,
+            colors=colors,
+            name=name,
+            make_probabilities=lambda: kept if kept is not None else predict_tiled(self.runner, picture, **settings),
+        )
+
+    def _result(self, picture: np.ndarray, name: str, probabilities: np.ndarray) -> SegmentationResult:
+        """Result from probabilities (h, w, K) at the network's size."""
+        size = picture.shape[:2]
+        classes, colors = self._labels(probabilities.shape[-1])
+        return SegmentationResult(
+            image=picture,
+            class_map=class_map_at(probabilities, size),
+            classes=classes,
+            colors=colors,
+            name=name,
+            make_probabilities=lambda: resize_probabilities(probabilities, size),
+        )
+
+    def _labels(self, channels: int) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
+        """Names and colours; one output channel means background and foreground."""
+        count = max(2, channels)
+        metadata = self.runner.metadata
+        classes = tuple(self.classes or metadata.classes or (f"class {label}" for label in range(count)))
+        colors = tuple(tuple(int(v) for v in color) for color in self.colors or metadata.colors or ())
+        colors = colors or default_colors(count)
+        for argument, values in (("classes", classes), ("colors", colors)):
+            if len(values) != count:
+                raise ModelError(
+                    f"The model has {count} classes, but `{argument}` has {len(values)} entries. Pass {count}"
+                    + (" (background and foreground)." if channels == 1 else ".")
+                )
+        return classes, colors
+
+
+def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    iterator = iter(items)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch

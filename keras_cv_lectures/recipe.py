@@ -1,0 +1,182 @@
+"""A recipe: everything about a system that the trainer, the exporter and the predictor need to know."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+LOSSES = ("cross_entropy", "dice", "jaccard", "focal", "tversky", "lovasz")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """How a system is trained. Every field can be set by `kcvl train SYSTEM --set FIELD=VALUE`.
+
+    Attributes:
+        epochs: passes over the training pictures.
+        batch_size: pictures a step, over all replicas and workers.
+        input_size: (height, width) that pictures are resized to, or None for their own size (then `crop_size` must be
+            set unless all pictures have one size).
+        crop_size: (height, width) of random crops taken for training, or None to train on whole pictures.
+        optimizer: "adamw", "adam" or "sgd" (Nesterov off).
+        learning_rate: the highest of the schedule.
+        momentum: of "sgd".
+        weight_decay: decoupled weight decay, not applied to biases and normalisation.
+        schedule: "cosine", "poly" (power 0.9) or "constant".
+        warmup_epochs: epochs of linear warm-up from zero; may be a fraction.
+        clip_norm: largest global norm of a gradient, or None.
+        accumulate: steps whose gradients are averaged before an update.
+        precision: "float32" or "bfloat16" (mixed).
+        loss: one of "cross_entropy", "dice", "jaccard", "focal", "tversky", "lovasz", or a sum such as
+            "cross_entropy+dice".
+        label_smoothing: of the cross entropy.
+        class_weights: "none", "median_frequency" (SegNet) or "sqrt_median_frequency" (its square root, milder).
+        border_weights: weights the border between touching objects as the U-Net paper does (w0 10, sigma 5).
+        steps_per_epoch: None for one pass over the pictures.
+        keep_best: metric that chooses the best checkpoint, such as "val_mean_iou"; falls back to the training value
+            where there is no validation data.
+        seed: of initial weights, order and augmentation.
+    """
+
+    epochs: int = 30
+    batch_size: int = 8
+    input_size: tuple[int, int] | None = None
+    crop_size: tuple[int, int] | None = None
+    optimizer: str = "adamw"
+    learning_rate: float = 1e-3
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    schedule: str = "cosine"
+    warmup_epochs: float = 1.0
+    clip_norm: float | None = None
+    accumulate: int = 1
+    precision: str = "float32"
+    loss: str = "cross_entropy"
+    label_smoothing: float = 0.0
+    class_weights: str = "none"
+    border_weights: bool = False
+    steps_per_epoch: int | None = None
+    keep_best: str = "val_mean_iou"
+    seed: int = 0
+
+    def __post_init__(self):
+        choices = {
+            "optimizer": ("adamw", "adam", "sgd"),
+            "schedule": ("cosine", "poly", "constant"),
+            "precision": ("float32", "bfloat16"),
+            "class_weights": ("none", "median_frequency", "sqrt_median_frequency"),
+        }
+        for field, allowed in choices.items():
+            if getattr(self, field) not in allowed:
+                raise ValueError(f"`{field}` must be one of {allowed}. Received: {field}={getattr(self, field)!r}")
+        for term in self.loss.split("+"):
+            if term not in LOSSES:
+                raise ValueError(f"`loss` must be a sum of {LOSSES}. Received: loss={self.loss!r}")
+        for field in ("epochs", "batch_size", "accumulate"):
+            if not (isinstance(getattr(self, field), int) and getattr(self, field) >= 1):
+                raise ValueError(f"`{field}` must be a positive integer. Received: {field}={getattr(self, field)!r}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"`learning_rate` must be positive. Received: learning_rate={self.learning_rate!r}")
+        for field in ("input_size", "crop_size"):
+            value = getattr(self, field)
+            if value is not None and not (len(value) == 2 and all(isinstance(v, int) and v > 0 for v in value)):
+                raise ValueError(f"`{field}` must be (height, width) in pixels. Received: {field}={value!r}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reference:
+    """Where a system comes from: the paper, its year, what it published, and its parameter count.
+
+    `parameters` holds for the builder's arguments in `parameters_of`.
+    """
+
+    paper: str
+    year: int
+    url: str
+    result: str
+    parameters: int
+    parameters_of: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A system's entry in `SYSTEMS`.
+
+    Fields that make objects with variables (`build`, `make_loss`, `make_metrics`) are factories, because variables
+    must be created inside `strategy.scope()`.
+
+    Attributes:
+        name: the key in `SYSTEMS`.
+        summary: one line for `kcvl list`.
+        build: the builder; called as `build(input_shape, num_classes, **config)`.
+        config: builder arguments of the default training.
+        smoke: overrides of `config` that make a network which trains in seconds on a CPU.
+        options: how it is trained by default.
+        smoke_options: how the contract tests train `smoke`.
+        demo: overrides of `config`, and `demo_options`: what `kcvl demo` trains.
+        augmentation: fields of `preprocessing.Augmentation` used in training.
+        make_batches: (dataset of examples, output_size=, base_size=, batch_size=, augmentation=, channels=,
+            drop_remainder=, context=) -> dataset of (inputs, targets).
+        context: builder arguments -> what `make_batches` takes as `context`: for a network with valid convolutions a
+            function from the wanted output side to (input side, margin) in pixels; None for the others.
+        keys: of an example that `make_batches` reads, where the example has them.
+        add_weights: (source, options) -> source whose examples carry pixel weights, if the options ask for it.
+        count_labels: source -> pixels of every class, for class weights; None where a system has no such thing.
+        make_loss: (options, class_weights or None) -> keras loss.
+        make_metrics: num_classes -> list of keras metrics; their names appear in the progress bar and the history.
+        evaluate: (runner, source, input_size, progress) -> `Evaluation`.
+        reference: the paper.
+    """
+
+    name: str
+    summary: str
+    build: Callable[..., Any]
+    config: Mapping[str, Any]
+    smoke: Mapping[str, Any]
+    options: TrainingOptions
+    smoke_options: TrainingOptions
+    demo: Mapping[str, Any]
+    demo_options: TrainingOptions
+    augmentation: Mapping[str, Any]
+    make_batches: Callable[..., Any]
+    keys: tuple[str, ...]
+    add_weights: Callable[..., Any]
+    count_labels: Callable[..., Any]
+    make_loss: Callable[..., Any]
+    make_metrics: Callable[[int], list]
+    evaluate: Callable[..., Any]
+    reference: Reference
+    context: Callable[[Mapping[str, Any]], Callable[[int], tuple[int, int]] | None] = lambda config: None
+
+
+def split_settings(recipe: Recipe, settings: Mapping[str, Any], augmentation_fields: Mapping[str, Any]):
+    """Sorts `option=value` settings into builder arguments, training options and augmentation fields.
+
+    Returns:
+        (config overrides, options overrides, augmentation overrides).
+
+    Raises:
+        ValueError: for a name that none of the three has, with the closest ones.
+    """
+    import difflib
+    import inspect
+
+    builder = [p for p in inspect.signature(recipe.build).parameters if p not in ("input_shape", "num_classes", "name")]
+    options = [field.name for field in dataclasses.fields(TrainingOptions)]
+    found: tuple[dict, dict, dict] = ({}, {}, {})
+    for key, value in settings.items():
+        for names, chosen in zip((builder, options, augmentation_fields), found, strict=True):
+            if key in names:
+                chosen[key] = value
+                break
+        else:
+            known = [*builder, *options, *augmentation_fields]
+            close = difflib.get_close_matches(key, known, 3)
+            raise ValueError(
+                f"{recipe.name} has no option `{key}`."
+                + (f" Close: {', '.join(close)}." if close else "")
+                + f" Network: {', '.join(builder)}. Training: {', '.join(options)}. "
+                f"Augmentation: {', '.join(augmentation_fields)}."
+            )
+    return found

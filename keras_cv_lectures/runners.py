@@ -1,0 +1,386 @@
+"""One way to run a model, whatever it is stored as: Keras, SavedModel or TensorFlow Lite; its speed and its cost.
+
+    runner = load_runner("saved_models/unet/run")
+    outputs = runner(pictures)  # (B, H, W, C) uint8 -> {"logits": ..., "probabilities": ..., "class_map": ...}
+
+The same keys and the same numbers (to rounding) come out of every kind, so whatever stands behind a runner can be
+exchanged.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_cv_lectures.errors import ModelError
+from keras_cv_lectures.metadata import Metadata, read_metadata
+from keras_cv_lectures.postprocessing.segmentation import serving_outputs
+
+Outputs = dict[str, np.ndarray]
+InputShape = tuple[int | None, int | None, int]
+
+SIGNATURE = "serving_default"
+EXPECTED = "a run folder with best.keras, a .keras file, a SavedModel folder or a .tflite file"
+# Traced functions of that many picture sizes are kept; each holds memory of its own.
+_KEPT_SHAPES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runner:
+    """A model that can be called on pictures.
+
+    Attributes:
+        kind: "keras", "saved_model" or "tflite".
+        metadata: labels and sizes, from beside the file; `Metadata()` where none stands there.
+        input_shape: (height or None, width or None, channels) of a picture.
+        input_dtype: "uint8", or "float32" for a model that takes fractions of grey levels too.
+        path: what was loaded; None for a model in memory.
+        run: (B, H, W, C) array of `input_dtype` -> named outputs.
+    """
+
+    kind: str
+    metadata: Metadata
+    input_shape: InputShape
+    input_dtype: str
+    path: Path | None
+    run: Callable[[np.ndarray], Outputs]
+
+    def __call__(self, images: np.ndarray) -> Outputs:
+        """Outputs by name for a batch of pictures.
+
+        Args:
+            images: (B, H, W, C), uint8 or float in 0..255. A model exported for uint8 rounds fractions.
+
+        Raises:
+            ModelError: the pictures do not have the shape that the model takes.
+        """
+        images = np.asarray(images)
+        expected = (None, *self.input_shape)
+        fits = images.ndim == 4 and all(e in (None, s) for e, s in zip(expected, images.shape, strict=True))
+        if not fits or not len(images):
+            raise ModelError(
+                f"{self.path or 'The model'} takes pictures of shape {_shape_text(expected)}. Received: an array of "
+                f"shape {images.shape}. Resize the pictures, or add the batch axis with images[None]."
+            )
+        if self.input_dtype == "uint8" and images.dtype != np.uint8:
+            images = np.clip(np.rint(images), 0, 255)
+        return self.run(np.ascontiguousarray(images, self.input_dtype))
+
+
+def load_runner(model_or_path: keras.Model | str | os.PathLike, *, threads: int = 2, optimize: bool = False) -> Runner:
+    """Makes a model callable on pictures.
+
+    Args:
+        model_or_path: a `keras.Model`, or the path of a `.keras` file, of a run folder (its `best.keras`, else its
+            `last.keras`), of a SavedModel folder or of a `.tflite` file.
+        threads: threads of a TensorFlow Lite interpreter. TensorFlow's own number of threads is set once for the
+            process, by `tf.config.threading`.
+        optimize: for Keras models: turn the weights into constants first (`freeze`), which lets TensorFlow fold batch
+            normalisation into the convolutions. The fastest float32 path on a CPU; later changes of the weights have
+            no effect, and each new picture size takes a second or more to prepare.
+
+    Raises:
+        ModelError: nothing there can be run; the message says what was expected.
+    """
+    if threads < 1:
+        raise ModelError(f"`threads` must be at least 1. Received: threads={threads}")
+    if isinstance(model_or_path, keras.Model):
+        return _keras_runner(model_or_path, Metadata(), None, optimize)
+    path = Path(model_or_path)
+    if not path.exists():
+        raise ModelError(f"There is no {path}. Expected {EXPECTED}.")
+    metadata = read_metadata(path)
+    if (path / "saved_model.pb").exists():
+        return _saved_model_runner(path, metadata)
+    if path.suffix == ".tflite":
+        return _tflite_runner(path, metadata, threads)
+    return _keras_runner(load_keras_model(path), metadata, path, optimize)
+
+
+def load_keras_model(path: str | os.PathLike) -> keras.Model:
+    """Loads a `.keras` file, or `best.keras` (else `last.keras`) of a run folder. Code inside a file is never run.
+
+    Raises:
+        ModelError: the file is missing, damaged, or not a Keras 3 model.
+    """
+    path = Path(path)
+    if path.is_dir():
+        candidates = [path / "best.keras", path / "last.keras"]
+        found = next((c for c in candidates if c.exists()), None)
+        if found is None:
+            raise ModelError(f"{path} holds neither best.keras, last.keras nor saved_model.pb. Expected {EXPECTED}.")
+        path = found
+    if path.suffix != ".keras":
+        raise ModelError(
+            f"{path} is not a model that can be run. Expected {EXPECTED}. A model in another Keras format must be "
+            "saved again with model.save('NAME.keras')."
+        )
+    try:
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    # Keras raises whatever the damaged part raised: zip, JSON, HDF5 and type errors.
+    except Exception as error:
+        raise ModelError(
+            f"{path} cannot be loaded as a Keras model ({type(error).__name__}: {_first_line(error)}). The file is "
+            "damaged, was written by another version of Keras, or needs a custom layer whose module was not imported. "
+            "Take another checkpoint of the run (last.keras), or save the model again."
+        ) from error
+
+
+def freeze(model: keras.Model, input_shape: tuple[int | None, ...], *, dtype: str = "float32"):
+    """Serving function of a model with its weights as constants.
+
+    TensorFlow then folds batch normalisation into the convolutions, fuses bias and ReLU, and prepares the weights for
+    oneDNN once instead of at every call.
+
+    Args:
+        input_shape: (B or None, H or None, W or None, C) of the batch.
+        dtype: "float32" or "uint8", of the pictures.
+
+    Returns:
+        A concrete function: tensor of `dtype` -> list of the outputs of `serving_outputs`, in the order of their
+        sorted names; its attribute `output_names` has the names.
+
+    Raises:
+        ModelError: the model changes a variable while it predicts.
+    """
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    concrete = _serving_function(model).get_concrete_function(tf.TensorSpec(input_shape, dtype, name="image"))
+    changing = sorted({op.name.rpartition("/")[0] for op in _nodes(concrete.graph) if "Assign" in op.type})
+    if changing:
+        raise ModelError(
+            f"{model.name} changes variables while it predicts (in {', '.join(changing)}), so its weights cannot "
+            "become constants. Remove layers that draw random numbers or keep a state at inference."
+        )
+    frozen = convert_variables_to_constants_v2(concrete)
+    frozen.output_names = sorted(concrete.structured_outputs)
+    return frozen
+
+
+def gflops(model: keras.Model, input_shape: tuple[int, int, int] | tuple[int, int]) -> float:
+    """Billions of floating-point operations a picture: twice the multiply-adds of convolutions and matrix products.
+
+    Counted on the graph with that picture size, so padding inside the model and nested models are included. Loops
+    count once; normalisation, activations and pooling count nothing.
+
+    Args:
+        input_shape: (height, width) or (height, width, channels), all known.
+    """
+    shape = (1, *input_shape[:2], model.input_shape[-1])
+    # Not the frozen graph: freezing forgets some shapes.
+    graph = _serving_function(model).get_concrete_function(tf.TensorSpec(shape, "float32", name="image")).graph
+    return sum(_operations(node) for node in _nodes(graph)) / 1e9
+
+
+def latency(runner: Runner, image: np.ndarray, *, repeats: int = 10, warmup: int = 2) -> dict[str, float]:
+    """Time of one call in milliseconds.
+
+    Args:
+        image: (H, W, C) picture or (B, H, W, C) batch.
+        repeats: timed calls.
+        warmup: calls before the clock starts (tracing, memory, weights in the order that the kernels want).
+
+    Returns:
+        `median_ms`, `min_ms`, `max_ms`.
+    """
+    batch = image if np.ndim(image) == 4 else np.asarray(image)[None]
+    for _ in range(warmup):
+        runner(batch)
+    times = [_milliseconds(runner, batch) for _ in range(repeats)]
+    return {"median_ms": statistics.median(times), "min_ms": min(times), "max_ms": max(times)}
+
+
+def _milliseconds(runner: Runner, batch: np.ndarray) -> float:
+    start = time.perf_counter()
+    runner(batch)
+    return 1000 * (time.perf_counter() - start)
+
+
+def _keras_runner(model: keras.Model, metadata: Metadata, path: Path | None, optimize: bool) -> Runner:
+    input_shape = _picture_shape(model.input_shape, path or model.name)
+    functions: OrderedDict[tuple, Callable[[tf.Tensor], Outputs]] = OrderedDict()
+
+    def prepare(shape: tuple[int, ...]) -> Callable[[tf.Tensor], Outputs]:
+        if not optimize:
+            concrete = _serving_function(model).get_concrete_function(tf.TensorSpec(shape, "float32", name="image"))
+            return lambda x: {name: value.numpy() for name, value in concrete(x).items()}
+        frozen = freeze(model, shape)
+        return lambda x: {k: v.numpy() for k, v in zip(frozen.output_names, frozen(x), strict=True)}
+
+    def run(images: np.ndarray) -> Outputs:
+        if images.shape not in functions:
+            functions[images.shape] = prepare(images.shape)
+        functions.move_to_end(images.shape)
+        if len(functions) > _KEPT_SHAPES:
+            functions.popitem(last=False)
+        return functions[images.shape](tf.constant(images))
+
+    return Runner(kind="keras", metadata=metadata, input_shape=input_shape, input_dtype="float32", path=path, run=run)
+
+
+def _serving_function(model: keras.Model):
+    def serve(image):
+        return serving_outputs(model(tf.cast(image, "float32"), training=False), model.output_names[0])
+
+    return tf.function(serve, autograph=False)
+
+
+def _saved_model_runner(path: Path, metadata: Metadata) -> Runner:
+    try:
+        loaded = tf.saved_model.load(str(path))
+    # A damaged protocol buffer, a missing variable file, a missing custom operator: each has its own exception type.
+    except Exception as error:
+        raise ModelError(
+            f"{path} cannot be loaded as a SavedModel ({type(error).__name__}: {_first_line(error)}). "
+            "Export it again with kcvl export --format saved_model."
+        ) from error
+    if SIGNATURE not in loaded.signatures:
+        raise ModelError(
+            f"{path} has no signature {SIGNATURE!r}, only {sorted(loaded.signatures)}. "
+            "Export it again with kcvl export --format saved_model."
+        )
+    function = loaded.signatures[SIGNATURE]
+    inputs = function.structured_input_signature[1]
+    if len(inputs) != 1:
+        raise ModelError(f"{path} takes {len(inputs)} inputs; expected one picture. Export one with one input.")
+    (name, spec), *_ = inputs.items()
+
+    def run(images: np.ndarray, _keep_alive=loaded) -> Outputs:
+        batches = [images] if spec.shape[0] in (None, len(images)) else np.split(images, len(images))
+        results = [{k: v.numpy() for k, v in function(**{name: tf.constant(b)}).items()} for b in batches]
+        return _joined(results)
+
+    return Runner(
+        kind="saved_model",
+        metadata=metadata,
+        input_shape=_picture_shape(tuple(spec.shape), path),
+        input_dtype=spec.dtype.name,
+        path=path,
+        run=run,
+    )
+
+
+def _tflite_runner(path: Path, metadata: Metadata, threads: int) -> Runner:
+    from ai_edge_litert.interpreter import Interpreter
+
+    try:
+        interpreter = Interpreter(model_path=str(path), num_threads=threads)
+        names = _output_indices(interpreter)
+        inputs = interpreter.get_input_details()
+        if all(size > 0 for size in inputs[0]["shape_signature"]):
+            interpreter.allocate_tensors()
+    except (ValueError, RuntimeError, OSError) as error:
+        raise ModelError(
+            f"{path} cannot be run as a TensorFlow Lite file of builtin operators ({_first_line(error)}). "
+            "Export it again with kcvl export --format tflite."
+        ) from error
+    if len(inputs) != 1 or inputs[0]["dtype"] not in (np.uint8, np.float32):
+        found = [(d["name"], np.dtype(d["dtype"]).name) for d in inputs]
+        raise ModelError(f"{path} takes {found}; expected one uint8 or float32 picture. Export it with kcvl export.")
+    index = inputs[0]["index"]
+    signature = tuple(None if s < 0 else int(s) for s in inputs[0]["shape_signature"])
+    current = None if None in signature else signature
+
+    def run_once(images: np.ndarray) -> Outputs:
+        nonlocal current
+        if images.shape != current:
+            current = None
+            interpreter.resize_tensor_input(index, images.shape)
+            try:
+                interpreter.allocate_tensors()
+            except RuntimeError as error:
+                raise ModelError(
+                    f"{path} cannot take a picture of {images.shape[1]}x{images.shape[2]} pixels "
+                    f"({_first_line(error)}). Resize the picture, or export the model with that input_shape."
+                ) from error
+            current = images.shape
+        interpreter.set_tensor(index, images)
+        interpreter.invoke()
+        return {name: interpreter.get_tensor(i) for name, i in names.items()}
+
+    def run(images: np.ndarray) -> Outputs:
+        return _joined([run_once(images[i : i + 1]) for i in range(len(images))])
+
+    return Runner(
+        kind="tflite",
+        metadata=metadata,
+        input_shape=_picture_shape(signature, path),
+        input_dtype=np.dtype(inputs[0]["dtype"]).name,
+        path=path,
+        run=run,
+    )
+
+
+def _output_indices(interpreter) -> dict[str, int]:
+    """Output name -> tensor index: the signature's names, or the tensors' own in a file without signature."""
+    signatures = interpreter.get_signature_list()
+    if not signatures:
+        return {d["name"]: d["index"] for d in interpreter.get_output_details()}
+    key = SIGNATURE if SIGNATURE in signatures else next(iter(signatures))
+    details = interpreter.get_signature_runner(key).get_output_details()
+    return {name: d["index"] for name, d in details.items()}
+
+
+def _picture_shape(shape, owner) -> InputShape:
+    """(H, W, C) of a (B, H, W, C) input, or a ModelError."""
+    if not isinstance(shape, tuple) or len(shape) != 4 or not isinstance(shape[3], int):
+        raise ModelError(
+            f"{owner} takes an input of shape {shape}; expected one picture (batch, height, width, channels). "
+            "Run it with its own framework."
+        )
+    return tuple(shape[1:])
+
+
+def _joined(results: list[Outputs]) -> Outputs:
+    if len(results) == 1:
+        return results[0]
+    return {name: np.concatenate([r[name] for r in results]) for name in results[0]}
+
+
+def _nodes(graph: tf.Graph) -> Iterator[tf.Operation]:
+    """Nodes of a graph and of the functions that it calls: Keras wraps grouped convolutions in one."""
+    for node in graph.get_operations():
+        if node.type in ("PartitionedCall", "StatefulPartitionedCall"):
+            yield from _nodes(graph._get_function(node.get_attr("f").name).graph)
+        else:
+            yield node
+
+
+def _operations(node: tf.Operation) -> int:
+    """Floating-point operations of one graph node."""
+
+    def size(tensor) -> int:
+        return math.prod(int(d) for d in tensor.shape)
+
+    if node.type == "Conv2D":
+        *window, channels, _ = node.inputs[1].shape  # channels of one group
+        return 2 * size(node.outputs[0]) * math.prod(window) * channels
+    if node.type == "Conv3D":
+        return 2 * size(node.outputs[0]) * math.prod(node.inputs[1].shape[:-1])
+    if node.type == "DepthwiseConv2dNative":
+        return 2 * size(node.outputs[0]) * math.prod(node.inputs[1].shape[:2])
+    if node.type == "Conv2DBackpropInput":  # transposed convolution: each input element meets the whole kernel
+        return 2 * size(node.inputs[2]) * math.prod(node.inputs[1].shape[:3])
+    if node.type in ("MatMul", "BatchMatMulV2"):
+        transposed = node.get_attr("transpose_a" if node.type == "MatMul" else "adj_x")
+        return 2 * size(node.outputs[0]) * int(node.inputs[0].shape[-2 if transposed else -1])
+    return 0
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else "no details"
+
+
+def _shape_text(shape) -> str:
+    return "(" + ", ".join("any" if s is None else str(s) for s in shape) + ")"

@@ -1,0 +1,283 @@
+"""U-Net: Ronneberger, Fischer and Brox, "Convolutional Networks for Biomedical Image Segmentation", MICCAI 2015.
+
+Layers carry the names of the authors' released network (`conv_d0a-b`, `upconv_d4c_u3a`, `conv_u0c-d`): "d" is the way
+down, "u" the way up, the digit the level, the letters the data blobs before and after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+
+from keras_cv_lectures.backbones import resolve_backbone
+from keras_cv_lectures.layers import (
+    CropLike,
+    ImageNormalization,
+    PadToMultiple,
+    UpsampleTwice,
+    conv_norm_relu,
+)
+from keras_cv_lectures.signatures import explain_arguments
+from keras_cv_lectures.weights import load_weights
+
+VARIANTS = ("modern", "paper", "released")
+UPSAMPLINGS = ("transpose", "bilinear", "nearest")
+
+
+@explain_arguments
+def build_unet(
+    input_shape: tuple[int | None, int | None, int] = (None, None, 3),
+    num_classes: int = 2,
+    *,
+    variant: str = "modern",
+    depth: int = 4,
+    filters: int | Sequence[int] = 64,
+    dropout: float | None = None,
+    normalization: str | None = "auto",
+    upsampling: str = "transpose",
+    backbone: str | keras.Model | None = None,
+    backbone_weights: str | None = None,
+    decoder_filters: Sequence[int] = (256, 128, 64, 32, 16),
+    include_preprocessing: bool = True,
+    weights: str | None = None,
+    name: str = "unet",
+) -> keras.Model:
+    """U-Net: a contracting path, an expanding path, and skips that concatenate equal levels.
+
+    Input: (B, H, W, C) pictures in 0..255, uint8 or float32, any channel count.
+    Output: logits (B, H, W, num_classes) float32 for "modern"; (B, H - 184, W - 184, num_classes) for "paper" and
+    "released" at depth 4.
+
+    Paper: https://arxiv.org/abs/1505.04597. Differs from the paper: "paper" nothing (31,030,658 parameters for one
+    channel and two classes), except that pictures are given in 0..255 and scaled to 0..1 inside; "released" is the
+    network of the authors' `phseg_v5` files (ReLU after every up-convolution, the last of which keeps its 128
+    channels; 31,100,354 parameters); "modern" pads its convolutions, normalises batches, has no dropout unless asked
+    and accepts any size by padding inside and cropping back.
+
+    Args:
+        input_shape: (height, width, channels); height and width may be None.
+        num_classes: number of classes, background included.
+        variant: "modern", "paper" or "released".
+        depth: number of poolings; 4 in the paper. Not used with a backbone.
+        filters: channels of the first level, doubled at each level, or a list of depth + 1 numbers. Not used with a
+            backbone.
+        dropout: rate at the end of the contracting path (the two deepest levels, before the skip). None: 0.5 for
+            "paper" and "released", 0 for "modern".
+        normalization: "batch", "group", "layer" or None. "auto": "batch" for "modern", None for the others.
+        upsampling: "transpose" (2x2 up-convolution as in the paper), "bilinear" or "nearest" (upsampled, then
+            concatenated, no convolution between). "nearest" and "transpose" keep their accuracy in int8.
+        backbone: None for the paper's own contracting path, a name ("vgg16", "resnet50", "mobilenetv2",
+            "efficientnetb0") or a model from picture to `{"c1": ..., "c5": ...}` (see `keras_cv_lectures.backbones`).
+            The decoder is then segmentation_models' one, with `decoder_filters`.
+        backbone_weights: None (random), "imagenet" (downloaded on this request) or the path of a Keras file.
+        decoder_filters: channels of the five decoder stages over a backbone.
+        include_preprocessing: False to give the network pictures that are normalised already.
+        weights: None or the path of a `.keras` or `.weights.h5` file of this network; a head with another
+            `num_classes` is left at its initial values, with a warning.
+        name: name of the model.
+
+    Raises:
+        ValueError: for an unknown option, a size that the valid convolutions cannot take (the next valid sizes are
+            named), or options that exclude each other.
+        TypeError: for an unknown argument, naming the right one.
+
+    Example:
+        >>> model = build_unet((None, None, 3), num_classes=11)
+        >>> model.compile("adam", loss=SegmentationCrossEntropy(), metrics=[MeanIoU(11)])
+    """
+    _check_options(input_shape, num_classes, variant, depth, upsampling, backbone)
+    valid = variant != "modern"
+    channels_at = _filters_per_level(filters, depth)
+    if normalization == "auto":
+        normalization = None if valid else "batch"
+    if dropout is None:
+        dropout = 0.5 if valid else 0.0
+    if valid:
+        _check_valid_size(input_shape, depth)
+
+    image = keras.Input(input_shape, name="image")
+    x = image
+    if backbone is not None:
+        encoder, convention = resolve_backbone(backbone, input_shape[-1], backbone_weights)
+        if include_preprocessing:
+            x = ImageNormalization(convention, name="normalize")(x)
+        padded = PadToMultiple(32, name="pad")(x)
+        x = unet_decoder(
+            encoder(padded), decoder_filters, upsampling=upsampling, normalization=normalization, dropout=dropout
+        )
+    else:
+        if include_preprocessing:
+            x = ImageNormalization("unit" if valid else "symmetric", name="normalize")(x)
+        if not valid:
+            x = PadToMultiple(2**depth, name="pad")(x)
+        x, skips = _contract(x, channels_at, dropout, normalization, valid)
+        x = _expand(x, skips, channels_at, normalization, upsampling, variant)
+
+    # float32 under mixed precision: argmax and softmax of bfloat16 logits lose classes that are close.
+    x = keras.layers.Conv2D(num_classes, 1, kernel_initializer="he_normal", dtype="float32", name="score")(x)
+    if not valid:
+        x = CropLike(anchor="start", dtype="float32", name="crop")([x, image])
+    logits = keras.layers.Activation("linear", dtype="float32", name="logits")(x)
+    model = keras.Model(image, logits, name=name)
+    if weights is not None:
+        load_weights(model, weights)
+    return model
+
+
+def unet_decoder(
+    features: Mapping[str, keras.KerasTensor],
+    filters: Sequence[int] = (256, 128, 64, 32, 16),
+    *,
+    upsampling: str = "nearest",
+    normalization: str | None = "batch",
+    dropout: float = 0.0,
+) -> keras.KerasTensor:
+    """Expanding path over a backbone's features: double, concatenate the skip, two 3x3 convolutions; five times.
+
+    Args:
+        features: `{"c1": (B, H/2, W/2, .), ..., "c5": (B, H/32, W/32, .)}` and, where a backbone has it, "c0" at full
+            resolution.
+        filters: channels of the stages at strides 16, 8, 4, 2 and 1.
+        dropout: rate on "c5".
+
+    Returns:
+        (B, H, W, filters[-1]).
+    """
+    if len(filters) != 5:
+        raise ValueError(f"`decoder_filters` must be five numbers, one a stage. Received: {tuple(filters)}")
+    x = features["c5"]
+    if dropout:
+        x = keras.layers.Dropout(dropout, name="dropout_c5")(x)
+    for channels, level in zip(filters, (4, 3, 2, 1, 0), strict=True):
+        x = _upsample(x, channels, upsampling, name=f"up{level}")
+        if f"c{level}" in features:
+            x = keras.layers.Concatenate(name=f"skip{level}")([x, features[f"c{level}"]])
+        for step in ("a", "b"):
+            x = conv_norm_relu(x, channels, name=f"decoder{level}{step}", normalization=normalization)
+    return x
+
+
+def _contract(x, channels_at, dropout, normalization, valid):
+    """Way down: two convolutions and a pooling a level. Returns the deepest map and the skips, level 0 first."""
+    padding = "valid" if valid else "same"
+    depth = len(channels_at) - 1
+    skips = []
+    for level, channels in enumerate(channels_at):
+        for step in ("a-b", "b-c"):
+            x = conv_norm_relu(x, channels, name=f"conv_d{level}{step}", normalization=normalization, padding=padding)
+        if dropout and level >= depth - 1:
+            x = keras.layers.Dropout(dropout, name=f"dropout_d{level}c")(x)
+        if level < depth:
+            skips.append(x)
+            x = keras.layers.MaxPooling2D(2, name=f"pool_d{level}c-{level + 1}a")(x)
+    return x, skips
+
+
+def _expand(x, skips, channels_at, normalization, upsampling, variant):
+    """Way up: up-convolution, concatenation with the cropped skip (up-convolution first), two convolutions a level."""
+    padding = "valid" if variant != "modern" else "same"
+    below = f"d{len(skips)}c"
+    for level in range(len(skips) - 1, -1, -1):
+        channels = channels_at[level]
+        # The released network differs from the paper's figure in both respects.
+        released = variant == "released"
+        up_channels = channels_at[level + 1] if released and level == 0 else channels
+        x = _upsample(x, up_channels, upsampling, name=f"upconv_{below}_u{level}a", relu=released)
+        skip = skips[level]
+        if variant != "modern":
+            skip = CropLike(anchor="center", name=f"crop_d{level}c")([skip, x])
+        x = keras.layers.Concatenate(name=f"concat_u{level}b")([x, skip])
+        for step in ("b-c", "c-d"):
+            x = conv_norm_relu(x, channels, name=f"conv_u{level}{step}", normalization=normalization, padding=padding)
+        below = f"u{level}d"
+    return x
+
+
+def _upsample(x, channels, upsampling, *, name, relu=False):
+    if upsampling != "transpose":
+        return UpsampleTwice(upsampling, name=name)(x)
+    x = keras.layers.Conv2DTranspose(channels, 2, strides=2, kernel_initializer="he_normal", name=name)(x)
+    return keras.layers.ReLU(name=f"{name}_relu")(x) if relu else x
+
+
+def valid_size(output: int, depth: int = 4) -> int:
+    """Smallest input side (pixels) for which the valid network gives at least `output` pixels: 388 -> 572."""
+    deepest = 1
+    while True:
+        size = deepest
+        for _ in range(depth):
+            size = 2 * size - 4
+        if size >= output and size > 0:
+            return size + context_margin(depth) * 2
+        deepest += 1
+
+
+def context_margin(depth: int = 4) -> int:
+    """Pixels that the valid network loses on each side: 92 at depth 4 (572 -> 388)."""
+    # Two 3x3 convolutions cost two pixels a side at the level's stride; each level but the deepest is met twice.
+    return sum(2 * 2**level * (2 if level < depth else 1) for level in range(depth + 1))
+
+
+def context_for(config: Mapping[str, Any]) -> Callable[[int], tuple[int, int]] | None:
+    """For a network with valid convolutions: wanted output side -> (input side, margin) in pixels; else None."""
+    if config.get("variant", "modern") == "modern":
+        return None
+    depth = config.get("depth", 4)
+    return lambda output: (valid_size(output, depth), context_margin(depth))
+
+
+def _check_options(input_shape, num_classes, variant, depth, upsampling, backbone):
+    if len(input_shape) != 3 or not isinstance(input_shape[-1], int):
+        raise ValueError(
+            "`input_shape` must be (height, width, channels) with a known number of channels. "
+            f"Received: input_shape={tuple(input_shape)}. Use (None, None, 3) for pictures of any size."
+        )
+    if num_classes < 1:
+        raise ValueError(
+            f"`num_classes` must be at least 1 (background counts as a class). Received: num_classes={num_classes}"
+        )
+    if variant not in VARIANTS:
+        raise ValueError(f"`variant` must be one of {VARIANTS}. Received: variant={variant!r}")
+    if upsampling not in UPSAMPLINGS:
+        raise ValueError(f"`upsampling` must be one of {UPSAMPLINGS}. Received: upsampling={upsampling!r}")
+    if depth < 1:
+        raise ValueError(f"`depth` must be at least 1. Received: depth={depth}")
+    if backbone is not None and variant != "modern":
+        raise ValueError(f'`backbone` needs `variant="modern"`. Received: variant={variant!r}. Drop one of the two.')
+    if upsampling != "transpose" and variant != "modern":
+        raise ValueError(f'`upsampling={upsampling!r}` needs `variant="modern"`. Received: variant={variant!r}.')
+
+
+def _filters_per_level(filters, depth) -> list[int]:
+    if isinstance(filters, int):
+        return [filters * 2**level for level in range(depth + 1)]
+    if len(filters) != depth + 1:
+        raise ValueError(
+            f"`filters` must be a number or a list of depth + 1 = {depth + 1} numbers. Received: {list(filters)}"
+        )
+    return [int(f) for f in filters]
+
+
+def _check_valid_size(input_shape, depth):
+    """Valid convolutions need every pooled map to be even, or the skips no longer line up."""
+    for axis, size in zip(("height", "width"), input_shape[:2], strict=True):
+        if size is None:
+            continue
+        fits, after = True, size
+        for _ in range(depth):
+            after -= 4
+            fits = fits and after > 0 and after % 2 == 0
+            after //= 2
+        if fits and after - 4 > 0 and size > 2 * context_margin(depth):
+            continue
+        larger = valid_size(max(1, size - 2 * context_margin(depth)), depth)
+        raise ValueError(
+            f"`input_shape` {axis} must make every pooled map even: {larger - 2**depth}, {larger}, "
+            f"{larger + 2**depth}, ... for depth {depth}. Received: input_shape={tuple(input_shape)}. Mirror-pad "
+            f"pictures to {larger} pixels, or predict with the overlap-tile strategy, which does it for you."
+        )
+
+
+__all__ = ["build_unet", "context_for", "context_margin", "unet_decoder", "valid_size"]

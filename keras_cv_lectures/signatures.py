@@ -1,0 +1,52 @@
+"""Wrong arguments answered with the right ones."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable
+from typing import TypeVar
+
+# What users of other packages type, and what it is called here.
+_KNOWN_AS = {
+    "n_classes": "num_classes",
+    "classes": "num_classes",
+    "n_labels": "num_classes",
+    "encoder_weights": "backbone_weights",
+    "weights_backbone": "backbone_weights",
+    "pretrained": "backbone_weights",
+    "encoder_name": "backbone",
+    "backbone_name": "backbone",
+    "encoder": "backbone",
+    "input_size": "input_shape",
+    "image_size": "input_shape",
+    "filter_num": "filters",
+    "decoder_channels": "decoder_filters",
+    "batchnorm": "normalization",
+    "dropout_rate": "dropout",
+}
+
+Builder = TypeVar("Builder", bound=Callable)
+
+
+def explain_arguments(builder: Builder) -> Builder:
+    """Makes `builder` answer an unknown keyword with the name this package uses.
+
+    Raises:
+        TypeError: for a keyword that `builder` does not have, naming the likely one and listing all.
+    """
+    parameters = inspect.signature(builder).parameters
+
+    @functools.wraps(builder)
+    def checked(*args, **kwargs):
+        for keyword in kwargs:
+            if keyword not in parameters:
+                likely = _KNOWN_AS.get(keyword) or next(iter(difflib.get_close_matches(keyword, parameters, 1)), None)
+                hint = f" Did you mean `{likely}`?" if likely else ""
+                raise TypeError(
+                    f"`{builder.__name__}` has no argument `{keyword}`.{hint} Its arguments: {', '.join(parameters)}."
+                )
+        return builder(*args, **kwargs)
+
+    return checked

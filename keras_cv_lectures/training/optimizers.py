@@ -1,0 +1,64 @@
+"""Optimizers and learning-rate schedules from `TrainingOptions`."""
+
+from __future__ import annotations
+
+import keras
+
+from keras_cv_lectures.recipe import TrainingOptions
+
+
+def make_optimizer(options: TrainingOptions, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+    """The optimizer that `options` describe, its schedule counted in steps of this training."""
+    common = {
+        "learning_rate": make_schedule(options, steps_per_epoch),
+        "global_clipnorm": options.clip_norm,
+        "gradient_accumulation_steps": options.accumulate if options.accumulate > 1 else None,
+    }
+    if options.optimizer == "sgd":
+        optimizer = keras.optimizers.SGD(
+            momentum=options.momentum, weight_decay=options.weight_decay or None, **common
+        )
+    elif options.optimizer == "adam":
+        optimizer = keras.optimizers.Adam(**common)
+    else:
+        optimizer = keras.optimizers.AdamW(weight_decay=options.weight_decay, **common)
+    if options.optimizer != "adam" and options.weight_decay:
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer
+
+
+def make_schedule(options: TrainingOptions, steps_per_epoch: int):
+    """Learning rate over steps: linear warm-up from zero, then cosine to zero, poly (power 0.9) to zero, or constant."""
+    total = max(1, options.epochs * steps_per_epoch)
+    warmup = min(round(options.warmup_epochs * steps_per_epoch), total - 1)
+    if options.schedule == "cosine":
+        return keras.optimizers.schedules.CosineDecay(
+            0.0 if warmup else options.learning_rate,
+            total - warmup,
+            warmup_target=options.learning_rate if warmup else None,
+            warmup_steps=warmup,
+        )
+    return WarmUp(options.learning_rate, warmup, total, 0.9 if options.schedule == "poly" else 0.0)
+
+
+@keras.saving.register_keras_serializable("keras_cv_lectures")
+class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear warm-up, then `rate * (1 - progress) ** power`; power 0 is a constant rate, 0.9 the poly of DeepLab."""
+
+    def __init__(self, rate: float, warmup_steps: int, total_steps: int, power: float):
+        self.rate, self.warmup_steps, self.total_steps, self.power = rate, warmup_steps, total_steps, power
+
+    def __call__(self, step):
+        ops = keras.ops
+        step = ops.cast(step, "float32")
+        progress = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
+        decayed = self.rate * (1.0 - ops.clip(progress, 0.0, 1.0)) ** self.power
+        return ops.where(step < self.warmup_steps, self.rate * step / max(1, self.warmup_steps), decayed)
+
+    def get_config(self):
+        return {
+            "rate": self.rate,
+            "warmup_steps": self.warmup_steps,
+            "total_steps": self.total_steps,
+            "power": self.power,
+        }

@@ -1,0 +1,58 @@
+"""Weights from a file of this package: `.keras` (its weights are taken, its code is not run) or `.weights.h5`."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_cv_lectures.errors import ModelError
+
+
+def load_weights(model: keras.Model, path: str | os.PathLike) -> None:
+    """Loads the weights at `path` into `model`.
+
+    A `.keras` file may differ in its head: layers whose shapes differ keep their values, and a warning names them.
+
+    Raises:
+        ModelError: if the file is absent, is neither `.keras` nor `.weights.h5`, or fits no layer.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ModelError(f"`weights` must be an existing file. Received: weights={str(path)!r}")
+    if path.name.endswith(".weights.h5"):
+        try:
+            model.load_weights(path)
+        except (ValueError, OSError) as error:
+            raise ModelError(f"`weights` file {path} does not fit the model {model.name!r}: {error}") from error
+        return
+    if path.suffix != ".keras":
+        raise ModelError(f"`weights` must be a `.keras` or `.weights.h5` file. Received: weights={str(path)!r}")
+    try:
+        source = keras.saving.load_model(path, compile=False)
+    except (ValueError, OSError, TypeError, KeyError) as error:
+        raise ModelError(f"`weights` file {path} cannot be read: {error}") from error
+    skipped = copy_weights(source, model)
+    if len(skipped) == len([layer for layer in model.layers if layer.weights]):
+        raise ModelError(f"`weights` file {path} fits no layer of {model.name!r}: it holds {source.name!r}.")
+    if skipped:
+        warnings.warn(f"{path.name} has other shapes for {skipped}: these keep their initial values.", stacklevel=3)
+
+
+def copy_weights(source: keras.Model, target: keras.Model) -> list[str]:
+    """Copies the weights of layers of equal name and shapes. Returns the names of the layers left as they were."""
+    by_name = {layer.name: layer for layer in source.layers}
+    skipped = []
+    for layer in target.layers:
+        if not layer.weights:
+            continue
+        other = by_name.get(layer.name)
+        shapes = [tuple(w.shape) for w in layer.weights]
+        if other is None or [tuple(w.shape) for w in other.weights] != shapes:
+            skipped.append(layer.name)
+        else:
+            layer.set_weights([np.asarray(w) for w in other.get_weights()])
+    return skipped

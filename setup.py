@@ -1,0 +1,43 @@
+"""Package metadata. Tool settings (pytest, ruff) are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+root = Path(__file__).parent
+version = re.search(
+    r'^__version__ = "(.+)"$', (root / "keras_cv_lectures" / "__init__.py").read_text(encoding="utf-8"), re.M
+).group(1)
+
+setup(
+    name="keras_cv_lectures",
+    version=version,
+    description="The systems of the deep-vision lectures as Keras 3 models that train, export and run",
+    long_description=(root / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    license_files=["LICENSE"],
+    packages=find_packages(include=["keras_cv_lectures", "keras_cv_lectures.*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        # Keras 3.15 changes behaviour in private places that training.multiworker repairs; see its canary test.
+        "tensorflow>=2.21,<2.22",
+        "keras>=3.15,<3.16",
+        "ai-edge-litert>=2.3,<3",
+        "numpy>=2",
+        "pillow>=10.1",
+        "scipy>=1.11",
+        "matplotlib>=3.8",
+    ],
+    extras_require={
+        "test": ["pytest>=8", "ruff>=0.6", "build>=1", "nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6"],
+        "tensorboard": ["tensorboard>=2.20"],
+    },
+    entry_points={"console_scripts": ["kcvl=keras_cv_lectures.cli:main"]},
+    classifiers=[
+        "License :: OSI Approved :: MIT License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

@@ -1,0 +1,82 @@
+"""Fixtures for every test: no network, quiet logs, and the folders of golden files and real pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _shared(variable: str, name: str) -> Path:
+    return Path(os.environ.get(variable, ROOT.parent / "shared" / name))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_network():
+    """A test that opens a connection beyond this machine is a bug."""
+    connect = socket.socket.connect
+
+    def guarded(self, address):
+        local = not isinstance(address, tuple) or address[0] in ("127.0.0.1", "::1", "localhost")
+        if not local:
+            raise RuntimeError(f"a test tried to reach the network: {address}")
+        return connect(self, address)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(socket.socket, "connect", guarded)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Reader of golden files: `golden("op_losses")` gives `(arrays by key, cfg)`; skips where the file is absent."""
+
+    def read(name: str) -> tuple[dict[str, np.ndarray], dict]:
+        path = _shared("KCVL_GOLDEN", "golden") / f"{name}.npz"
+        if not path.exists():
+            pytest.skip(f"golden file {path.name} is absent; set KCVL_GOLDEN to the folder that holds it")
+        with np.load(path) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+        return arrays, json.loads(str(arrays.pop("cfg")))
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def realdata():
+    """Folder of a real data set: `realdata("camvid")`; skips where it is absent."""
+
+    def find(name: str) -> Path:
+        path = _shared("KCVL_DATA", "data") / name
+        if not path.exists():
+            pytest.skip(f"data set {name} is absent; set KCVL_DATA to the folder that holds it")
+        return path
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def replicas():
+    """The one MirroredStrategy of the session, over two logical CPUs."""
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+def pytest_configure(config):
+    import tensorflow as tf
+
+    # Two logical CPUs must exist before TensorFlow starts, for the tests of tf.distribute.
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)

@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_cv_lectures.data import has_splits, open_source
+from keras_cv_lectures.data.specs import parse_spec, splits_of
+from keras_cv_lectures.errors import DataError
+
+
+@pytest.fixture
+def camvid(tmp_path):
+    for split, value in (("train", 0), ("val", 3)):
+        for folder in (split, f"{split}annot"):
+            (tmp_path / folder).mkdir()
+            array = np.full((4, 4) if folder.endswith("annot") else (4, 4, 3), value, np.uint8)
+            Image.fromarray(array).save(tmp_path / folder / f"{split}_1.png")
+    return tmp_path
+
+
+def test_shapes_have_defaults_and_options():
+    assert len(open_source("shapes")) == 400
+    assert open_source("shapes")[0]["image"].shape == (96, 128, 3)
+    source = open_source("shapes:count=8,size=40x56,seed=3")
+    assert len(source) == 8
+    assert source[0]["mask"].shape == (40, 56)
+    assert open_source("shapes:size=48")[0]["mask"].shape == (48, 48)
+    assert not np.array_equal(source[0]["image"], open_source("shapes:size=40x56")[0]["image"])
+
+
+def test_shapes_split_by_seed():
+    train, val = (open_source("shapes:count=8,size=32", split) for split in ("train", "val"))
+    assert (len(train), len(val)) == (8, 2)
+    assert not {x["image"].tobytes() for x in train} & {x["image"].tobytes() for x in val}
+    again = open_source("shapes:count=8,size=32,split=val", "train")
+    np.testing.assert_array_equal(again[1]["image"], val[1]["image"])
+
+
+def test_split_in_the_text_wins(camvid):
+    assert open_source(f"camvid:{camvid}").ids == ("train_1",)
+    assert open_source(f"camvid:{camvid}", "val").ids == ("val_1",)
+    assert open_source(f"camvid:{camvid},split=val", "train").ids == ("val_1",)
+    assert has_splits(f"camvid:{camvid}")
+    assert not has_splits(f"camvid:{camvid},split=val")
+    assert has_splits("shapes")
+    assert not has_splits(f"folder:{camvid},{camvid}")
+    assert splits_of(parse_spec(f"camvid:{camvid}")) == ("train", "val")
+
+
+def test_folder_with_its_options(camvid, tmp_path):
+    (tmp_path / "labels.txt").write_text("0 road\n3 car\n")
+    (tmp_path / "list.txt").write_text("val_1\n")
+    spec = f"folder:{camvid}/val,{camvid}/valannot,labels={tmp_path}/labels.txt,list={tmp_path}/list.txt,channels=1"
+    source = open_source(spec)
+    assert source.classes == ("road", "car")
+    assert source[0]["image"].shape == (4, 4, 1)
+    assert source[0]["mask"].max() == 1
+
+
+def test_guessed_classes_of_training_hold_for_validation(camvid):
+    Image.fromarray(np.array([[0, 5], [2, 1]], np.uint8)).resize((4, 4), 0).save(camvid / "trainannot" / "train_1.png")
+    train = open_source(f"folder:{camvid}/train,{camvid}/trainannot")
+    alone = open_source(f"folder:{camvid}/val,{camvid}/valannot")
+    assert (len(train.classes), len(alone.classes)) == (6, 4)
+    assert open_source(f"folder:{camvid}/val,{camvid}/valannot", like=train).classes == train.classes
+
+
+def test_folder_without_kind_is_recognised(camvid, tmp_path):
+    assert open_source(str(camvid), "val").ids == ("val_1",)
+    pair = tmp_path / "pair"
+    for name in ("image", "label"):
+        (pair / name).mkdir(parents=True)
+        Image.fromarray(np.zeros((4, 4), np.uint8)).save(pair / name / "a.png")
+    assert open_source(str(pair)).ids == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("coco:a.json,images", "'coco' is not supported by this version"),
+        ("yolo:dir", "'yolo' is not supported by this version"),
+        ("flickr:dir", "'flickr' is not supported"),
+        ("csv:file", "'csv' is not supported"),
+        ("imagenet:dir", "'imagenet' is no known kind"),
+        ("/nowhere/at/all", "no folder with a layout"),
+        ("", "no folder with a layout"),
+        ("camvid:", "1 path"),
+        ("folder:images", "2 path"),
+        ("folder:a,b,c", "Commas separate options, so paths must not contain any"),
+        ("camvid:dir,labels=x", "'labels=x' is no option of 'camvid'; its options are split"),
+        ("shapes:count=0", "count must be a whole number of at least 1, not '0'"),
+        ("shapes:count=many", "not 'many'"),
+        ("shapes:size=4x5x6", "size must be HEIGHTxWIDTH"),
+        ("shapes:split=test", "split must be train or val"),
+        ("shapes:seed=1,seed=2", "seed is given twice"),
+        ("folder:.,.,channels=4", "channels must be 1"),
+        ("camvid:/nowhere", "no split 'train'"),
+    ],
+)
+def test_errors_say_what_is_expected(spec, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save("a.png")
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save("a_mask.png")
+    with pytest.raises(DataError, match=message):
+        open_source(spec)
+
+
+def test_unsupported_kinds_come_with_examples_of_the_supported():
+    with pytest.raises(DataError) as caught:
+        open_source("coco:x")
+    for form in ("shapes:count=400", "camvid:DIR", "folder:IMAGES,MASKS", "voc:DIR"):
+        assert form in str(caught.value)

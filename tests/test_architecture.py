@@ -1,0 +1,94 @@
+"""The house rules: imports point strictly down the ranks, and nothing forbidden is used."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "keras_cv_lectures"
+RANKS = [
+    {"errors", "files", "metadata", "recipe", "signatures", "geometry"},  # These may use `errors`.
+    {"layers", "losses", "metrics", "data", "preprocessing", "postprocessing", "weights", "visualize", "runners"},
+    {"backbones"},
+    {"classification", "segmentation", "detection", "language"},
+    {"training", "exporting", "predicting", "benchmarking"},
+    {"evaluating"},
+    {"systems"},
+    {"reporting"},
+    {"cli"},
+]
+RANK_OF = {name: rank for rank, names in enumerate(RANKS) for name in names}
+# Pairs of one rank that may be used across, with the reason.
+ALLOWED = {
+    ("runners", "postprocessing"),  # What a served model returns is postprocessing; a runner only calls it.
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def _unit(path: Path) -> str:
+    """The top-level module or folder that a file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def _imports(tree: ast.AST):
+    """Names imported at run time; what stands under `if TYPE_CHECKING:` is for type checkers only."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        yield from _imports(node)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_strictly_down(path):
+    unit = _unit(path)
+    if unit in ("__init__", "__main__"):
+        return
+    assert unit in RANK_OF, f"{unit} has no rank: add it to RANKS"
+    for module in _imports(ast.parse(path.read_text(encoding="utf-8"))):
+        parts = module.split(".")
+        if parts[0] != "keras_cv_lectures" or len(parts) == 1:
+            continue
+        other = parts[1]
+        if other in (unit, "errors") or (unit, other) in ALLOWED:
+            continue
+        assert RANK_OF[other] < RANK_OF[unit], f"{unit} (rank {RANK_OF[unit]}) imports {other} (rank {RANK_OF[other]})"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_nothing_forbidden(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 400, "split it"
+    forbidden = re.findall(r"\bLambda\(|SELECT_TF_OPS|\bTODO\b|\bFIXME\b|except:\s*$", text, re.M)
+    assert not forbidden
+    tree = ast.parse(text)
+    calls = [n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
+    assert _unit(path) == "cli" or "print" not in calls
+    assert not [n for n in ast.walk(tree) if isinstance(n, ast.Assert)], "assert is for tests; raise for users"
+
+
+def test_importing_the_package_imports_neither_keras_nor_tensorflow():
+    """What makes `kcvl --help` quick, and an import free of side effects."""
+    import subprocess
+    import sys
+
+    code = "import sys, keras_cv_lectures; print('keras' in sys.modules, 'tensorflow' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["False", "False"]
+    assert result.stderr == ""
+
+
+def test_public_names_exist_and_are_listed():
+    import keras_cv_lectures
+
+    assert set(keras_cv_lectures.__all__) == set(keras_cv_lectures._HOME)
+    for name in keras_cv_lectures.__all__:
+        assert getattr(keras_cv_lectures, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'build_unett'"):
+        keras_cv_lectures.build_unett  # noqa: B018

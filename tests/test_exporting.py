@@ -1,0 +1,340 @@
+"""Exports equal their model, are made of builtin operators, and leave nothing behind when something fails."""
+
+import errno
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_cv_lectures import exporting
+from keras_cv_lectures.errors import ModelError
+from keras_cv_lectures.exporting import (
+    check_operators,
+    export_saved_model,
+    export_tflite,
+    for_export,
+    in_float32,
+    update_card,
+)
+from keras_cv_lectures.exporting.audit import explain_conversion_error
+from keras_cv_lectures.layers.subpixel import SubPixelConv2DTranspose
+from keras_cv_lectures.metadata import Metadata, read_metadata
+from keras_cv_lectures.runners import load_runner
+from keras_cv_lectures.segmentation import build_unet
+
+RNG = np.random.default_rng(0)
+
+
+def tiny_unet(shape=(None, None, 3), seed=0):
+    keras.utils.set_random_seed(seed)
+    model = build_unet(shape, num_classes=4, filters=4, depth=2)
+    # Moving statistics as after training, so that folding them is not the identity.
+    model(RNG.integers(0, 256, (4, 16, 16, shape[2])).astype("float32"), training=True)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_unet()
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    coarse = RNG.integers(0, 256, (100, 3, 4, 3)).repeat(8, 1).repeat(8, 2)[:, :20, :28]
+    return coarse.astype(np.uint8)
+
+
+@keras.saving.register_keras_serializable("keras_cv_lectures_tests")
+class ArgmaxPool(keras.layers.Layer):
+    """A layer whose operator TensorFlow Lite lacks."""
+
+    def call(self, x):
+        return tf.nn.max_pool_with_argmax(x, 2, 2, "SAME")[0]
+
+
+@keras.saving.register_keras_serializable("keras_cv_lectures_tests")
+class Unsteady(keras.layers.Layer):
+    """A layer that computes something else each time it is traced."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.count = 0
+
+    def call(self, x):
+        self.count += 1
+        return x * self.count
+
+
+@keras.saving.register_keras_serializable("keras_cv_lectures_tests")
+class Random(keras.layers.Layer):
+    """A layer that draws random numbers from a generator's state, at inference too."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.generator = keras.random.SeedGenerator(0)
+
+    def call(self, x):
+        return x + keras.random.normal((1, 8, 8, 3), seed=self.generator)
+
+
+def test_rewritten_model_is_the_same_function(model):
+    copy = for_export(model)
+    kinds = [type(layer) for layer in copy.layers]
+    assert kinds.count(SubPixelConv2DTranspose) == 2
+    assert keras.layers.Conv2DTranspose not in kinds
+    x = RNG.integers(0, 256, (2, 21, 18, 3)).astype("float32")
+    np.testing.assert_allclose(np.asarray(copy(x)), np.asarray(model(x)), atol=1e-5)
+    assert any(type(layer) is keras.layers.Conv2DTranspose for layer in model.layers), "the model itself stays"
+
+
+def test_rewriting_reaches_nested_models_and_leaves_what_it_cannot_convert():
+    inner_in = keras.Input((None, None, 3))
+    x = keras.layers.Conv2DTranspose(4, 4, strides=2, padding="same", bias_initializer="he_normal", name="up4")(
+        inner_in
+    )
+    x = keras.layers.Conv2DTranspose(4, 3, strides=2, padding="same", name="up3")(x)
+    x = keras.layers.Conv2DTranspose(4, 4, strides=2, padding="valid", name="valid4")(x)
+    inner = keras.Model(inner_in, {"c1": x}, name="backbone")
+    inputs = keras.Input((None, None, 3))
+    x = inner(inputs)["c1"]
+    x = keras.layers.Conv2DTranspose(2, 2, strides=2, use_bias=False, activation="relu", name="up2")(x)
+    model = keras.Model(inputs, x)
+    copy = for_export(model)
+    nested = copy.get_layer("backbone")
+    assert isinstance(nested.get_layer("up4"), SubPixelConv2DTranspose)
+    assert isinstance(copy.get_layer("up2"), SubPixelConv2DTranspose)
+    assert type(nested.get_layer("up3")) is keras.layers.Conv2DTranspose
+    assert type(nested.get_layer("valid4")) is keras.layers.Conv2DTranspose
+    x = RNG.normal(size=(1, 5, 6, 3)).astype("float32")
+    np.testing.assert_allclose(np.asarray(copy(x)), np.asarray(model(x)), atol=1e-5)
+
+
+def test_a_model_without_anything_to_rewrite_is_returned_as_it_is():
+    inputs = keras.Input((4, 4, 3))
+    model = keras.Model(inputs, keras.layers.Conv2D(2, 1)(inputs))
+    assert for_export(model) is model
+    assert in_float32(model) is model
+
+
+def test_bfloat16_models_are_exported_in_float32(tmp_path):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        mixed = tiny_unet()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    copy = in_float32(mixed)
+    assert {layer.compute_dtype for layer in copy.layers} == {"float32"}
+    for a, b in zip(mixed.get_weights(), copy.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    result = export_tflite(mixed, tmp_path / "m.tflite", input_shape=(16, 16))
+    assert result.max_difference < 1e-4
+
+
+def test_tflite_float32_equals_the_model(model, pictures, tmp_path):
+    result = export_tflite(model, tmp_path / "m.tflite", representative=pictures, input_shape=(20, 28))
+    found = load_runner(tmp_path / "m.tflite")(pictures[:3])
+    expected = model.predict(pictures[:3].astype("float32"), verbose=0)
+    np.testing.assert_allclose(found["logits"], expected, atol=1e-4)
+    assert result.max_difference < 1e-4
+    assert result.label_agreement > 0.999
+    assert result.size_bytes == (tmp_path / "m.tflite").stat().st_size
+    assert "DEPTH_TO_SPACE" in result.operators
+    assert "TRANSPOSE_CONV" not in result.operators
+    assert result.operators == check_operators(tmp_path / "m.tflite")
+
+
+def test_tflite_with_open_height_and_width(tmp_path):
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(4, 3, strides=2, padding="same", activation="relu")(inputs)
+    x = keras.layers.Conv2DTranspose(4, 4, strides=2, padding="same", bias_initializer="he_normal")(x)
+    model = keras.Model(inputs, keras.layers.Conv2D(4, 1, name="logits")(x))
+    export_tflite(model, tmp_path / "m.tflite", dynamic=True)
+    runner = load_runner(tmp_path / "m.tflite")
+    assert runner.input_shape == (None, None, 3)
+    for size in ((8, 14), (32, 16)):
+        x = RNG.integers(0, 256, (1, *size, 3), np.uint8)
+        expected = model.predict(x.astype("float32"), verbose=0)
+        np.testing.assert_allclose(runner(x)["logits"], expected, atol=1e-4)
+
+
+def test_float16_halves_the_file(model, pictures, tmp_path):
+    sizes = {
+        precision: export_tflite(
+            build_unet((16, 16, 3), 2, filters=16, depth=2), tmp_path / f"{precision}.tflite", precision=precision
+        )
+        for precision in ("float32", "float16")
+    }
+    assert sizes["float16"].size_bytes < 0.6 * sizes["float32"].size_bytes
+    assert sizes["float16"].max_difference < 0.05
+
+
+def test_int8_takes_uint8_and_gives_float32_close_to_the_model(model, pictures, tmp_path):
+    result = export_tflite(
+        model, tmp_path / "m.tflite", precision="int8", representative=iter(pictures), input_shape=(20, 28)
+    )
+    runner = load_runner(tmp_path / "m.tflite")
+    assert runner.input_dtype == "uint8"
+    found = runner(pictures[:4])
+    expected = model.predict(pictures[:4].astype("float32"), verbose=0)
+    assert {v.dtype.name for v in found.values()} == {"float32", "int32"}
+    spread = expected.max() - expected.min()
+    assert np.abs(found["logits"] - expected).mean() < 0.03 * spread
+    assert len(np.unique(found["logits"])) > 32, "saturated or too coarse"
+    assert result.label_agreement > 0.85
+    np.testing.assert_allclose(found["probabilities"].sum(-1), 1, atol=0.02)
+
+
+def test_saved_model_has_named_signatures_and_any_batch(model, pictures, tmp_path):
+    result = export_saved_model(model, tmp_path / "m")
+    loaded = tf.saved_model.load(str(tmp_path / "m"))
+    assert {"serving_default", "serve"} <= set(loaded.signatures)
+    assert not loaded.variables if hasattr(loaded, "variables") else True
+    expected = model.predict(pictures[:2].astype("float32"), verbose=0)
+    for name in ("serving_default", "serve"):
+        found = loaded.signatures[name](image=tf.constant(pictures[:2]))
+        np.testing.assert_allclose(found["logits"], expected, atol=1e-4)
+    assert result.max_difference < 1e-4
+    assert result.size_bytes > 4 * model.count_params()
+
+
+def test_saved_model_of_a_fixed_size(model, tmp_path):
+    export_saved_model(model, tmp_path / "m", input_shape=(16, 24))
+    assert load_runner(tmp_path / "m").input_shape == (16, 24, 3)
+
+
+def test_card_says_what_the_file_cannot(model, tmp_path):
+    metadata = Metadata(system="unet", classes=("a", "b", "c", "d"), colors=((1, 2, 3),) * 4, input_size=(16, 24))
+    result = export_tflite(
+        model, tmp_path / "m.tflite", input_shape=(16, 24), metadata=metadata, metrics={"mean IoU": 0.5}
+    )
+    card = json.loads(result.card_path.read_text())
+    assert read_metadata(tmp_path / "m.tflite") == metadata
+    assert card["parameters"] == model.count_params()
+    assert card["file_size"] == result.size_bytes
+    assert set(card["latency_ms"]) == {"1", "2"}
+    assert min(card["latency_ms"].values()) > 0
+    assert card["gflops"] > 0
+    assert card["max_difference"] == result.max_difference
+    assert card["outputs"]["logits"] == {"dtype": "float32", "shape": [1, 16, 24, 4]}
+
+    update_card(tmp_path / "m.tflite", metrics={"mean IoU int8": 0.49}, reference="Ronneberger et al. 2015")
+    card = json.loads(result.card_path.read_text())
+    assert card["metrics"] == {"mean IoU": 0.5, "mean IoU int8": 0.49}
+    text = (tmp_path / "m.md").read_text()
+    for part in ("Ronneberger et al. 2015", "mean IoU int8", "16, 24", "| 2 | c |", "CONV_2D", "get_signature_runner"):
+        assert part in text
+
+
+@pytest.mark.parametrize("kind", ["tflite", "saved_model"])
+def test_program_of_the_card_runs(model, tmp_path, kind, monkeypatch):
+    from PIL import Image
+
+    path = tmp_path / ("m.tflite" if kind == "tflite" else "m")
+    (export_tflite if kind == "tflite" else export_saved_model)(model, path, input_shape=(16, 24))
+    Image.fromarray(RNG.integers(0, 256, (40, 30, 3), np.uint8)).save(tmp_path / "PICTURE.jpg")
+    program = json.loads((tmp_path / "m.json" if kind == "tflite" else path / "model_card.json").read_text())["program"]
+    assert len(program.splitlines()) == 10
+    monkeypatch.chdir(tmp_path)
+    exec(compile(program, "program", "exec"), {})
+    assert np.load(tmp_path / "OUTPUT.npy").shape == (16, 24)
+
+
+def test_card_is_needed_to_update_it(tmp_path):
+    with pytest.raises(ModelError, match="no model card"):
+        update_card(tmp_path / "m.tflite", metrics={})
+
+
+def test_operators_without_builtin_are_named_with_their_layer(tmp_path, capfd):
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(2, 3, name="conv")(inputs)
+    model = keras.Model(inputs, ArgmaxPool(name="pool_with_indices")(x), name="net")
+    with pytest.raises(ModelError, match="MaxPoolWithArgmax in layer 'pool_with_indices'"):
+        export_tflite(model, tmp_path / "m.tflite")
+    assert list(tmp_path.iterdir()) == []
+    assert "loc(" not in capfd.readouterr().err, "the converter's own messages are hidden"
+
+
+def test_other_conversion_errors_keep_their_first_line(model):
+    error = explain_conversion_error(RuntimeError("\nthe reason\nnoise"), model)
+    assert "the reason" in str(error)
+    assert "noise" not in str(error)
+
+
+@pytest.mark.parametrize("kind", ["tflite", "saved_model"])
+@pytest.mark.parametrize(
+    ("layer", "message"), [(Unsteady, "disagrees with its model"), (Random, r"changes variables .*random")]
+)
+def test_an_export_that_would_disagree_is_refused(tmp_path, kind, layer, message):
+    inputs = keras.Input((8, 8, 3))
+    model = keras.Model(inputs, layer()(inputs), name="model")
+    with pytest.raises(ModelError, match=message):
+        (export_tflite if kind == "tflite" else export_saved_model)(
+            model, tmp_path / ("m.tflite" if kind == "tflite" else "m")
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "`input_shape` is needed because"),
+        ({"input_shape": (16,)}, r"`input_shape` must be \(height, width\)"),
+        ({"input_shape": (16, 16, 1)}, "does not fit"),
+        ({"input_shape": (16, 16), "precision": "int4"}, "`precision` must be one of"),
+        ({"input_shape": (16, 16), "precision": "int8"}, 'precision="int8" needs `representative`'),
+        (
+            {"input_shape": (16, 16), "precision": "int8", "representative": np.zeros((99, 16, 16, 3), np.uint8)},
+            "has 99 pictures; int8 needs at least 100",
+        ),
+        (
+            {"input_shape": (16, 16), "precision": "int8", "representative": np.zeros((100, 16, 17, 3), np.uint8)},
+            "Resize the pictures",
+        ),
+        (
+            {"input_shape": (16, 16), "precision": "int8", "representative": np.zeros((100, 16, 16, 3))},
+            "must give uint8 pictures",
+        ),
+    ],
+)
+def test_arguments_that_do_not_fit(model, tmp_path, arguments, message):
+    with pytest.raises(ModelError, match=message):
+        export_tflite(model, tmp_path / "m.tflite", **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_suffix_says_what_the_file_is(model, tmp_path):
+    with pytest.raises(ModelError, match=r"end in \.tflite"):
+        export_tflite(model, tmp_path / "m.bin", input_shape=(16, 16))
+
+
+@pytest.mark.parametrize("kind", ["tflite", "saved_model"])
+def test_full_disk_leaves_the_old_export(model, tmp_path, monkeypatch, kind):
+    path = tmp_path / ("m.tflite" if kind == "tflite" else "m")
+    path.write_text("old") if kind == "tflite" else path.mkdir()
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    module = exporting.tflite if kind == "tflite" else exporting.saved_model
+    monkeypatch.setattr(module, "write_card", full)
+    with pytest.raises(ModelError, match=r"No space left on device.*MB free.*Free some space"):
+        (export_tflite if kind == "tflite" else export_saved_model)(model, path, input_shape=(16, 16))
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert path.is_dir() or path.read_text() == "old"
+
+
+def test_a_file_that_is_no_tflite(tmp_path):
+    Path(tmp_path / "m.tflite").write_bytes(b"something else")
+    with pytest.raises(ModelError, match="is not a TensorFlow Lite file"):
+        check_operators(tmp_path / "m.tflite")
+
+
+def test_variables_in_a_file_are_refused(model, tmp_path, monkeypatch):
+    from keras_cv_lectures.exporting import audit
+
+    monkeypatch.setattr(audit, "operators", lambda path: {"CONV_2D": 1, "VAR_HANDLE": 2, "CUSTOM:FlexErf": 1})
+    with pytest.raises(ModelError, match="VAR_HANDLE, CUSTOM:FlexErf"):
+        audit.check_operators(tmp_path / "m.tflite")

@@ -52,7 +52,7 @@ class Metadata:
 
 
 def metadata_path(model_path: Path) -> Path:
-    """The file that would hold the metadata of the model at `model_path` (run folder, `.keras`, SavedModel, `.tflite`)."""
+    """The file that would hold the metadata of the run folder, `.keras`, SavedModel or `.tflite` at `model_path`."""
     if model_path.suffix == ".tflite":
         return model_path.with_suffix(".json")
     if (model_path / "saved_model.pb").exists():

@@ -44,9 +44,7 @@ def evaluate_run(recipe: Recipe, folder: Path, source: Source, *, progress: Prog
     return evaluation
 
 
-def refresh_report(
-    recipe: Recipe, folder: Path, source: Source | None, *, seconds: float | None = None
-) -> Path:
+def refresh_report(recipe: Recipe, folder: Path, source: Source | None, *, seconds: float | None = None) -> Path:
     """Writes `report.html` of a run folder from what the folder holds.
 
     Args:

@@ -15,8 +15,9 @@ import statistics
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -46,6 +47,8 @@ class Runner:
         input_dtype: "uint8", or "float32" for a model that takes fractions of grey levels too.
         path: what was loaded; None for a model in memory.
         run: (B, H, W, C) array of `input_dtype` -> named outputs.
+        model: the Keras model behind it; None for files without a graph of layers.
+        facts: what callers found out about it and want to keep as long as it lives.
     """
 
     kind: str
@@ -54,6 +57,8 @@ class Runner:
     input_dtype: str
     path: Path | None
     run: Callable[[np.ndarray], Outputs]
+    model: keras.Model | None = field(default=None, repr=False)
+    facts: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __call__(self, images: np.ndarray) -> Outputs:
         """Outputs by name for a batch of pictures.
@@ -225,7 +230,15 @@ def _keras_runner(model: keras.Model, metadata: Metadata, path: Path | None, opt
             functions.popitem(last=False)
         return functions[images.shape](tf.constant(images))
 
-    return Runner(kind="keras", metadata=metadata, input_shape=input_shape, input_dtype="float32", path=path, run=run)
+    return Runner(
+        kind="keras",
+        metadata=metadata,
+        input_shape=input_shape,
+        input_dtype="float32",
+        path=path,
+        run=run,
+        model=model,
+    )
 
 
 def _serving_function(model: keras.Model):

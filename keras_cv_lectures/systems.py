@@ -1,6 +1,6 @@
 """SYSTEMS: the table of contents. The only file that knows every system.
 
-An entry is one line plus what is peculiar to the system; what all systems of a task share stands in the task's function.
+An entry holds what is peculiar to the system; what all systems of a task share stands in the task's function.
 """
 
 from __future__ import annotations

@@ -184,7 +184,8 @@ def test_int8_takes_uint8_and_gives_float32_close_to_the_model(model, pictures, 
     assert np.abs(found["logits"] - expected).mean() < 0.03 * spread
     assert len(np.unique(found["logits"])) > 32, "saturated or too coarse"
     assert result.label_agreement > 0.85
-    np.testing.assert_allclose(found["probabilities"].sum(-1), 1, atol=0.02)
+    # Softmax in 8 bits would give multiples of 1/256, whose sum is off by up to a few of them.
+    np.testing.assert_allclose(found["probabilities"].sum(-1), 1, atol=1e-6)
 
 
 def test_saved_model_has_named_signatures_and_any_batch(model, pictures, tmp_path):

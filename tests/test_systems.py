@@ -18,7 +18,6 @@ from keras_cv_lectures.preprocessing import Augmentation
 from keras_cv_lectures.runners import load_runner
 from keras_cv_lectures.systems import SYSTEMS
 from keras_cv_lectures.training import train
-from keras_cv_lectures.training.multiworker import repair_fit
 
 
 @pytest.fixture(scope="module", params=SYSTEMS)
@@ -157,8 +156,7 @@ def test_two_replicas_take_the_step_of_one(recipe, config, source, replicas):
     def weights_after(scope):
         with scope:
             model = _compile(_model(recipe, config, source), recipe, source, keras.optimizers.SGD(0.01))
-            # `fit` would take a batch away to build the metrics under a strategy; the trainer repairs that.
-            repair_fit(model).fit(data, epochs=1, verbose=0, shuffle=False)
+            model.fit(data, epochs=1, verbose=0, shuffle=False)
         return [v.numpy() for v in model.weights]
 
     one, two = weights_after(contextlib.nullcontext()), weights_after(replicas.scope())

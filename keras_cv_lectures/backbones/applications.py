@@ -90,9 +90,7 @@ def efficientnetb0(channels: int = 3, weights: str | None = None) -> keras.Model
     return _build("efficientnetb0", channels, weights)
 
 
-def resolve_backbone(
-    backbone: str | keras.Model, channels: int, weights: str | None = None
-) -> tuple[keras.Model, str]:
+def resolve_backbone(backbone: str | keras.Model, channels: int, weights: str | None = None) -> tuple[keras.Model, str]:
     """A backbone by name or by contract, and the `ImageNormalization` convention its weights expect.
 
     Args:

@@ -42,7 +42,7 @@ def _fail(message: object) -> int:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Importing TensorFlow writes a dozen lines to the terminal from C++, whatever its log level says."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("MPLBACKEND", "Agg")
     sys.stderr.flush()
     try:

@@ -8,17 +8,21 @@ import dataclasses
 import logging
 import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
+from keras_cv_lectures.benchmarking import benchmark, gflops
 from keras_cv_lectures.cli.demo import run_demo
 from keras_cv_lectures.cli.text import scores_table, size_text, table
 from keras_cv_lectures.data import Source, doctor, has_splits, open_source
 from keras_cv_lectures.errors import DataError
+from keras_cv_lectures.exporting import export_saved_model, export_tflite
 from keras_cv_lectures.files import write_json
 from keras_cv_lectures.metadata import read_run
 from keras_cv_lectures.predicting import picture_files, predict
@@ -183,15 +187,33 @@ def _export(arguments) -> int:
 
 
 def _benchmark(arguments) -> int:
-    from keras_cv_lectures.benchmarking import benchmark
-
     recipe = _recipe(arguments.system)
     config, _, _ = parse_settings(recipe, arguments.settings)
     size = _size(arguments.size)
     model = recipe.build((*size, 3), arguments.classes, **{**recipe.config, **config})
-    _say(f"{recipe.name} {model.count_params():,} parameters, {size[0]}x{size[1]}, batch 1, random weights")
-    rows = benchmark(model, input_shape=(*size, 3), repeats=arguments.repeats)
-    _say(table(list(rows[0]), [list(row.values()) for row in rows]))
+    cost = gflops(model, size)
+    _say(
+        f"{recipe.name}: {model.count_params():,} parameters, {cost:.2f} GFLOPs for a picture of {size[0]}x{size[1]}; "
+        f"random weights, batch 1, {arguments.repeats} rounds in which the forms take turns"
+    )
+    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        forms = {"Keras": Path(folder) / "model.keras", "SavedModel": Path(folder) / "saved"}
+        model.save(forms["Keras"])
+        export_saved_model(model, forms["SavedModel"], verify=False)
+        for precision in ("float32", "float16", "int8"):
+            forms[f"TFLite {precision}"] = path = Path(folder) / f"{precision}.tflite"
+            noise = (picture for _ in range(100)) if precision == "int8" else None
+            export_tflite(model, path, precision=precision, representative=noise, verify=False)
+        rows = benchmark(forms, picture, repeats=arguments.repeats)
+    _say(
+        table(
+            ["form", "threads", "median ms", "min ms", "GFLOP/s", "MB"],
+            [[r.name, r.threads, r.median_ms, r.min_ms, 1000 * cost / r.median_ms, r.size_bytes / 1e6] for r in rows],
+        )
+    )
+    fastest = min(rows, key=lambda r: r.median_ms)
+    _say(f"fastest: {fastest.name} with {fastest.threads} threads")
     _next("kcvl export MODEL --format tflite --precision int8 --out DIR")
     return 0
 

@@ -104,7 +104,7 @@ def make_parser() -> argparse.ArgumentParser:
     benchmark.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", dest="settings")
     benchmark.add_argument("--size", default="256x256", metavar="HxW")
     benchmark.add_argument("--classes", type=int, default=2)
-    benchmark.add_argument("--repeats", type=int, default=10)
+    benchmark.add_argument("--repeats", type=int, default=7, help="timed rounds (default: 7)")
     return parser
 
 

@@ -35,6 +35,8 @@ MIN_EXAMPLES = 100
 # More change the ranges hardly at all and cost time and memory.
 MAX_EXAMPLES = 300
 _COMPARED = 8
+# In 8 bits a probability would be a multiple of 1/256.
+_KEPT_FLOAT = ("SOFTMAX", "LOGISTIC")
 
 
 def export_tflite(
@@ -59,7 +61,7 @@ def export_tflite(
     Args:
         path: file to write, ending in `.tflite`; an older one is replaced only when the new one has passed.
         precision: "float32"; "float16" (weights in half the space, computed in float32 on a CPU); "int8" (weights,
-            one scale per channel, and activations in 8 bits; softmax and class map in float32).
+            one scale per channel, and activations in 8 bits; softmax and sigmoid in float32).
         representative: uint8 pictures (H, W, C) or batches (B, H, W, C) of the training data at the exported size,
             needed by "int8" to measure the ranges of the activations: at least 100; the first 300 are used, so
             shuffle them. For the other precisions the first few are used for the comparison.
@@ -120,6 +122,8 @@ def export_tflite(
 def _convert(
     model: keras.Model, shape: tuple[int | None, ...], precision: str, examples: list[np.ndarray], folder: Path
 ) -> bytes:
+    from tensorflow.lite.python.convert import mlir_quantize
+
     # Through a SavedModel of constants: a concrete function with variables converts into a file that reads
     # uninitialised memory, without an error.
     with scratch_folder(folder) as scratch:
@@ -132,9 +136,12 @@ def _convert(
         elif precision == "int8":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
             converter.representative_dataset = lambda: ({"image": example} for example in examples)
+            # Measure the ranges only: the second half below can leave operators out, `convert` alone cannot.
+            converter._experimental_calibrate_only = True
         try:
             with _quiet():
-                return converter.convert()
+                content = converter.convert()
+                return mlir_quantize(content, denylisted_ops=list(_KEPT_FLOAT)) if precision == "int8" else content
         # The converter's own error type is private.
         except Exception as error:
             raise explain_conversion_error(error, model) from error

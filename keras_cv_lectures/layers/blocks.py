@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import keras
 
+from keras_cv_lectures.layers.normalization import SyncBatchNormalization
+
 NORMALIZATIONS = ("batch", "group", "layer", None)
 
 
@@ -16,7 +18,7 @@ def normalize(x, kind: str | None, *, name: str):
     if kind is None:
         return x
     if kind == "batch":
-        return keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, synchronized=True, name=name)(x)
+        return SyncBatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
     if kind == "group":
         channels = x.shape[-1]
         groups = next(g for g in range(min(32, channels), 0, -1) if channels % g == 0)

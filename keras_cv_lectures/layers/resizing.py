@@ -43,7 +43,9 @@ class PadToMultiple(keras.layers.Layer):
         # keras.ops.pad takes only numbers known at build time; sizes are unknown at build time on TensorFlow alone.
         import tensorflow as tf
 
-        return tf.pad(x, [[0, 0], [0, bottom], [0, right], [0, 0]])
+        padded = tf.pad(x, [[0, 0], [0, bottom], [0, right], [0, 0]])
+        # The exported graph would forget the number of channels, and TFLite then has no convolution for it.
+        return tf.reshape(padded, [-1, height + bottom, width + right, x.shape[-1]])
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         batch, height, width, channels = input_shape

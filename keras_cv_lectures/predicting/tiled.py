@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
-import weakref
-from collections.abc import Callable, Iterator
-from functools import partial
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -16,9 +12,8 @@ import numpy as np
 from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.geometry.receptive import ReceptiveField, fit_size, output_size, receptive_field
 from keras_cv_lectures.geometry.tiles import Tile, TilePlan, cut_window, plan_tiles
-from keras_cv_lectures.metadata import read_metadata
 from keras_cv_lectures.predicting.pictures import read_picture, with_channels
-from keras_cv_lectures.runners import Runner, load_keras_model, load_runner
+from keras_cv_lectures.runners import Runner, load_runner
 
 TileSize = int | tuple[int, int] | str
 # "auto" windows: large enough that at most two thirds of a side are margin, small enough for a laptop's memory.
@@ -179,23 +174,18 @@ def as_runner(model: keras.Model | Runner | str | os.PathLike) -> Runner:
 
     A model keeps its runner, so that predicting picture after picture prepares its function once.
     """
-    if isinstance(model, keras.Model):
-        # `model.quantize` exchanges variables, which the function prepared before would not see.
-        variables = [id(variable) for variable in model.variables]
-        known, runner = vars(model).get(_RUNNER, (None, None))
-        if known != variables:
-            runner = load_runner(model)
-            # Past Keras' tracking of attributes: a runner is no part of what is saved.
-            vars(model)[_RUNNER] = (variables, runner)
-            _MODELS[runner.run] = weakref.ref(model)
-        return runner
-    if not isinstance(model, str | os.PathLike):
+    if isinstance(model, Runner):
         return model
-    path = Path(model)
-    if not path.exists() or path.suffix == ".tflite" or (path / "saved_model.pb").exists():
-        return load_runner(path)
-    # Loaded here, because the runner keeps no graph to read the context from.
-    return dataclasses.replace(as_runner(load_keras_model(path)), metadata=read_metadata(path), path=path)
+    if not isinstance(model, keras.Model):
+        return load_runner(model)
+    # `model.quantize` exchanges variables, which the function prepared before would not see.
+    variables = [id(variable) for variable in model.variables]
+    known, runner = vars(model).get(_RUNNER, (None, None))
+    if known != variables:
+        runner = load_runner(model)
+        # Past Keras' tracking of attributes: a runner is no part of what is saved.
+        vars(model)[_RUNNER] = (variables, runner)
+    return runner
 
 
 def segmentation_output(outputs: dict[str, np.ndarray], name: str) -> np.ndarray:
@@ -210,35 +200,20 @@ def segmentation_output(outputs: dict[str, np.ndarray], name: str) -> np.ndarray
     return value
 
 
-# What is known of a runner, for as long as its function lives. Runners themselves are not hashable. A model that keeps
-# its runner must not be kept by it here, or neither would ever be freed: hence functions that give the model.
-_MODELS: weakref.WeakKeyDictionary[Callable, Callable[[], keras.Model | None]] = weakref.WeakKeyDictionary()
-_FIELDS: weakref.WeakKeyDictionary[Callable, ReceptiveField] = weakref.WeakKeyDictionary()
-_OUTPUTS: weakref.WeakKeyDictionary[Callable, dict] = weakref.WeakKeyDictionary()
-
-
 def _keras_model(runner: Runner) -> keras.Model | None:
-    """The graph behind a runner of kind "keras"; None for other kinds, and for a subclass with a `call` of its own."""
-    model = _MODELS.get(runner.run, lambda: None)()
-    if model is None and runner.kind == "keras" and runner.path is not None:
-        model = load_keras_model(runner.path)
-        _MODELS[runner.run] = partial(_identity, model)
-    return model if isinstance(model, keras.Function | keras.Sequential) else None
-
-
-def _identity(model: keras.Model) -> keras.Model:
-    return model
+    """The graph behind a runner; None for files without one, and for a subclass with a `call` of its own."""
+    return runner.model if isinstance(runner.model, keras.Function | keras.Sequential) else None
 
 
 def _field(runner: Runner) -> ReceptiveField:
-    if runner.run not in _FIELDS:
-        _FIELDS[runner.run] = receptive_field(_keras_model(runner))
-    return _FIELDS[runner.run]
+    if "field" not in runner.facts:
+        runner.facts["field"] = receptive_field(_keras_model(runner))
+    return runner.facts["field"]
 
 
 def _probed_output(runner: Runner, window: tuple[int, int]) -> tuple[int, int]:
     """Size of the answer to one black window."""
-    known = _OUTPUTS.setdefault(runner.run, {})
+    known = runner.facts.setdefault("outputs", {})
     if window not in known:
         black = np.zeros((1, *window, runner.input_shape[2]), np.uint8)
         known[window] = segmentation_output(runner(black), "probabilities").shape[1:3]

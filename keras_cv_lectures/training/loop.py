@@ -100,9 +100,7 @@ def train(
     class_weights = _class_weights(recipe, train_source, options)
     steps = options.steps_per_epoch or math.ceil(len(train_source) / options.batch_size)
     with strategy.scope(), _precision(options.precision):
-        model = recipe.build((None, None, channels), len(train_source.classes), **config)
-        if strategy.num_replicas_in_sync > 1 or hasattr(strategy, "cluster_resolver"):
-            repair_fit(model)
+        model = repair_fit(recipe.build((None, None, channels), len(train_source.classes), **config))
         model.compile(
             optimizer=make_optimizer(options, steps),
             loss=recipe.make_loss(options, class_weights),
@@ -172,9 +170,7 @@ def train(
         save_model(model, out / LAST)
         if not (out / BEST).exists():
             save_model(model, out / BEST)
-    return TrainingRun(
-        folder=out, model=model, history=checkpoints.history, seconds=time.perf_counter() - started
-    )
+    return TrainingRun(folder=out, model=model, history=checkpoints.history, seconds=time.perf_counter() - started)
 
 
 def _validation(recipe, source, options, channels, config):

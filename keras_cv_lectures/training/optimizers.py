@@ -15,9 +15,7 @@ def make_optimizer(options: TrainingOptions, steps_per_epoch: int) -> keras.opti
         "gradient_accumulation_steps": options.accumulate if options.accumulate > 1 else None,
     }
     if options.optimizer == "sgd":
-        optimizer = keras.optimizers.SGD(
-            momentum=options.momentum, weight_decay=options.weight_decay or None, **common
-        )
+        optimizer = keras.optimizers.SGD(momentum=options.momentum, weight_decay=options.weight_decay or None, **common)
     elif options.optimizer == "adam":
         optimizer = keras.optimizers.Adam(**common)
     else:
@@ -28,7 +26,7 @@ def make_optimizer(options: TrainingOptions, steps_per_epoch: int) -> keras.opti
 
 
 def make_schedule(options: TrainingOptions, steps_per_epoch: int):
-    """Learning rate over steps: linear warm-up from zero, then cosine to zero, poly (power 0.9) to zero, or constant."""
+    """Learning rate over steps: linear warm-up from zero, then cosine or poly (power 0.9) to zero, or constant."""
     total = max(1, options.epochs * steps_per_epoch)
     warmup = min(round(options.warmup_epochs * steps_per_epoch), total - 1)
     if options.schedule == "cosine":

@@ -82,7 +82,7 @@ def test_uint8_and_float_pictures_give_the_same_logits():
 def test_normalizations(normalization):
     model = build_unet((16, 16, 3), 2, filters=4, depth=1, normalization=normalization)
     kinds = {type(layer).__name__ for layer in model.layers if "_norm" in layer.name}
-    expected = {"batch": "BatchNormalization", "group": "GroupNormalization", "layer": "LayerNormalization"}
+    expected = {"batch": "SyncBatchNormalization", "group": "GroupNormalization", "layer": "LayerNormalization"}
     assert kinds == ({expected[normalization]} if normalization else set())
     convolution = model.get_layer("conv_d0a-b")
     assert convolution.use_bias == (normalization is None)
@@ -220,7 +220,9 @@ def test_image_normalization_conventions_by_hand():
     torch = [(0 - 123.675) / 58.395, (127.5 - 116.28) / 57.12, (255 - 103.53) / 57.375]
     np.testing.assert_allclose(ImageNormalization("torch")(x)[0, 0, 0], torch, rtol=1e-5)
     # BGR: the last channel comes first.
-    np.testing.assert_allclose(ImageNormalization("caffe")(x)[0, 0, 0], [255 - 103.939, 127.5 - 116.779, -123.68], rtol=1e-5)
+    np.testing.assert_allclose(
+        ImageNormalization("caffe")(x)[0, 0, 0], [255 - 103.939, 127.5 - 116.779, -123.68], rtol=1e-5
+    )
 
 
 def test_weights_from_a_file_keep_the_head_when_classes_differ(tmp_path):

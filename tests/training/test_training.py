@@ -281,7 +281,9 @@ def test_kill_9_and_resume_from_the_command_line(tmp_path):
     """A run killed at an arbitrary moment ends at the weights of the one that was left alone."""
     whole = subprocess.run([*COMMAND, "--out", str(tmp_path / "whole")], capture_output=True, text=True)
     assert whole.returncode == 0, whole.stderr
-    victim = subprocess.Popen([*COMMAND, "--out", str(tmp_path / "run")], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    victim = subprocess.Popen(
+        [*COMMAND, "--out", str(tmp_path / "run")], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     state = tmp_path / "run/checkpoint/state.json"
     while not state.exists():
         assert victim.poll() is None, victim.stderr.read()

@@ -1,0 +1,39 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Needs Python 3.11 or newer; PYTHON chooses another.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: demo test slow lint format notebooks clean
+
+demo: $(VENV)/installed
+	$(BIN)/kcvl demo
+
+test: $(VENV)/installed-test lint
+	$(BIN)/pytest
+
+slow: $(VENV)/installed-test
+	$(BIN)/pytest -m slow
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+notebooks: $(VENV)/installed-test
+	$(BIN)/python tools/run_notebooks.py
+
+$(VENV)/installed: setup.py pyproject.toml
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed; try make PYTHON=python3.12')"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

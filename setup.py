@@ -31,7 +31,7 @@ setup(
         "matplotlib>=3.8",
     ],
     extras_require={
-        "test": ["pytest>=8", "ruff>=0.6", "build>=1", "nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6"],
+        "test": ["pytest>=8", "ruff>=0.6", "build>=1", "setuptools>=77", "wheel", "nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6"],
         "tensorboard": ["tensorboard>=2.20"],
     },
     entry_points={"console_scripts": ["kcvl=keras_cv_lectures.cli:main"]},

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from keras_cv_lectures.data import open_source
     from keras_cv_lectures.evaluating import evaluate_segmentation
     from keras_cv_lectures.exporting import export_saved_model, export_tflite
-    from keras_cv_lectures.predicting import predict, predict_tiled
+    from keras_cv_lectures.predicting import predict, predict_averaged, predict_tiled
     from keras_cv_lectures.runners import load_runner
     from keras_cv_lectures.segmentation import build_unet
     from keras_cv_lectures.systems import SYSTEMS
@@ -36,6 +36,7 @@ _HOME = {
     "load_runner": "runners",
     "open_source": "data",
     "predict": "predicting",
+    "predict_averaged": "predicting",
     "predict_tiled": "predicting",
     "train": "training",
 }
@@ -50,6 +51,7 @@ __all__ = [
     "load_runner",
     "open_source",
     "predict",
+    "predict_averaged",
     "predict_tiled",
     "train",
 ]

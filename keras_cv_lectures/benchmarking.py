@@ -24,7 +24,8 @@ import tensorflow as tf
 import keras_cv_lectures.layers  # noqa: F401
 from keras_cv_lectures import runners
 from keras_cv_lectures.errors import ModelError
-from keras_cv_lectures.runners import Runner, gflops, load_runner
+from keras_cv_lectures.runners import Runner, load_runner
+from keras_cv_lectures.serving import gflops
 
 __all__ = ["BenchmarkRow", "benchmark", "gflops", "latency"]
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ from keras_cv_lectures.preprocessing import resize_example
 from keras_cv_lectures.runners import Runner
 
 Progress = Callable[[int, int], None]
+
+_NAMED = 12  # Classes that a message lists.
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,8 +57,11 @@ def evaluate_segmentation(
     with `original_size` the prediction is brought back to each picture's own size instead. A model of any size is
     always compared at the picture's own size.
 
+    Classes are compared by their position: class 2 of the model with class 2 of the masks. Where a model comes without
+    names, that is all that is known about them.
+
     Raises:
-        DataError: if there is nothing to compare with, or a mask holds a class that the model does not have.
+        DataError: there is nothing to compare with, or the model and the masks do not have the same classes.
     """
     if len(source) == 0:
         raise DataError(f"{source.name} holds no pictures; there is nothing to evaluate.")
@@ -63,14 +70,18 @@ def evaluate_segmentation(
     confusion, ious, boundaries, classes = None, [], [], len(source.classes)
     for index in range(len(source)):
         example = source[index]
+        if "mask" not in example:
+            raise DataError(f"{source.name} has no masks to compare with. Give labelled pictures.")
         if size is not None:
             example = resize_example(example, size)
-        prediction = predict(runner, example["image"]).class_map
+        result = predict(runner, example["image"])
+        if confusion is None:
+            _check_classes(result.classes, runner, source)
         mask = np.asarray(example["mask"])
-        matrix = confusion_matrix(mask, prediction, classes)
+        matrix = confusion_matrix(mask, result.class_map, classes)
         confusion = matrix if confusion is None else confusion + matrix
         ious.append(float(scores(matrix)["mean_iou"]))
-        boundaries.append(boundary_f1(mask, prediction, classes))
+        boundaries.append(boundary_f1(mask, result.class_map, classes))
         if progress is not None:
             progress(index + 1, len(source))
     result = dict(scores(confusion, source.classes))
@@ -84,6 +95,33 @@ def evaluate_segmentation(
         seconds=time.perf_counter() - started,
         size=size,
     )
+
+
+def _check_classes(predicted: Sequence[str], runner: Runner, source: Source) -> None:
+    named = bool(runner.metadata.classes)
+    model, data = tuple(predicted), tuple(source.classes)
+    repair = "Give the labels that the model was trained with: labels=FILE in the data specification."
+    if len(model) != len(data):
+        shown = f" ({_listed(model)})" if named else ""
+        raise DataError(
+            f"the model has {len(model)} classes{shown}, {source.name} has {len(data)} ({_listed(data)}). {repair}"
+        )
+    if named and model != data:
+        if set(model) == set(data):
+            raise DataError(
+                f"the model has the classes {_listed(model)}, {source.name} has them in another order: "
+                f"{_listed(data)}. {repair}"
+            )
+        _log.info(
+            "%s: its classes (%s) are compared by position with those of the model (%s).",
+            source.name,
+            _listed(data),
+            _listed(model),
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
 
 
 def _working_size(runner: Runner) -> tuple[int, int] | None:

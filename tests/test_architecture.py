@@ -11,7 +11,18 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "keras_cv_lectures"
 RANKS = [
     {"errors", "files", "metadata", "recipe", "signatures", "geometry"},  # These may use `errors`.
-    {"layers", "losses", "metrics", "data", "preprocessing", "postprocessing", "weights", "visualize", "runners"},
+    {
+        "layers",
+        "losses",
+        "metrics",
+        "data",
+        "preprocessing",
+        "postprocessing",
+        "weights",
+        "visualize",
+        "runners",
+        "serving",
+    },
     {"backbones"},
     {"classification", "segmentation", "detection", "language"},
     {"training", "exporting", "predicting", "benchmarking"},
@@ -23,7 +34,9 @@ RANKS = [
 RANK_OF = {name: rank for rank, names in enumerate(RANKS) for name in names}
 # Pairs of one rank that may be used across, with the reason.
 ALLOWED = {
-    ("runners", "postprocessing"),  # What a served model returns is postprocessing; a runner only calls it.
+    ("runners", "layers"),  # Loading a file needs them registered.
+    ("runners", "serving"),
+    ("serving", "postprocessing"),  # What a served model returns is postprocessing; serving only calls it.
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

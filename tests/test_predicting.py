@@ -16,7 +16,7 @@ from keras_cv_lectures.geometry.receptive import receptive_field
 from keras_cv_lectures.geometry.tiles import mirror_pad
 from keras_cv_lectures.metadata import Metadata
 from keras_cv_lectures.postprocessing.segmentation import resize_probabilities
-from keras_cv_lectures.predicting import SegmentationResult, predict, predict_tiled, stream_tiles
+from keras_cv_lectures.predicting import SegmentationResult, predict, predict_averaged, predict_tiled, stream_tiles
 from keras_cv_lectures.predicting.tiled import as_runner, tile_plan
 from keras_cv_lectures.runners import Runner, load_runner
 from keras_cv_lectures.segmentation import build_unet
@@ -440,3 +440,14 @@ def _spy(runner, **changes):
 
     fields = {"kind": "other", "metadata": runner.metadata, "path": None, "run": run, **changes}
     return Runner(input_shape=runner.input_shape, input_dtype=runner.input_dtype, **fields), seen
+
+
+def test_averaging_brings_every_version_back_to_its_place():
+    """A network that copies its input sees eight versions and must give the picture itself."""
+    image = keras.Input((None, None, 3))
+    x = keras.layers.Rescaling(1 / 255)(image)
+    model = keras.Model(image, keras.layers.Activation("linear", name="logits")(x))
+    picture = np.random.default_rng(0).integers(0, 256, (6, 9, 3)).astype("uint8")
+    expected = predict(model, picture).probabilities
+    np.testing.assert_allclose(predict_averaged(model, picture), expected, atol=1e-6)
+    np.testing.assert_allclose(predict_averaged(model, picture, rotations=False), expected, atol=1e-6)

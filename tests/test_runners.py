@@ -12,7 +12,8 @@ from keras_cv_lectures import runners
 from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.exporting import export_saved_model, export_tflite
 from keras_cv_lectures.metadata import Metadata
-from keras_cv_lectures.runners import freeze, gflops, latency, load_runner
+from keras_cv_lectures.runners import latency, load_runner
+from keras_cv_lectures.serving import freeze, gflops
 
 RNG = np.random.default_rng(0)
 

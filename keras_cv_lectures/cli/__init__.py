@@ -6,32 +6,49 @@ Exit codes: 0 done; 1 the data, the model or the machine is at fault (the last l
 
 from __future__ import annotations
 
-import contextlib
+import faulthandler
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from keras_cv_lectures.cli.parser import make_parser
+from keras_cv_lectures.cli.parser import UsageError, make_parser
+from keras_cv_lectures.cli.terminal import quiet
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command. Returns the exit code."""
-    arguments = make_parser().parse_args(argv)
-    with _quiet():
-        from keras_cv_lectures.cli import commands
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments = make_parser().parse_args(words)
+    arguments.words = words
     from keras_cv_lectures.errors import DataError, ModelError
 
     try:
+        _import_tensorflow()
+        from keras_cv_lectures.cli import commands
+
         return commands.run(arguments)
+    except UsageError as error:
+        _fail(f"{str(error).rstrip('.')}. See `kcvl {arguments.command} --help`.")
+        return 2
     except (DataError, ModelError) as error:
         return _fail(error)
-    except commands.UsageError as error:
-        _fail(error)
-        return 2
+    except BrokenPipeError:  # The reader of a pipe, such as `head`, has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
     except OSError as error:
         return _fail(f"{error}. Check the path, the permissions and the free space.")
+    except MemoryError:
+        return _fail("the memory is full. Try smaller pictures (--set input_size=HxW) or a smaller batch.")
     except KeyboardInterrupt:
-        return _fail("interrupted. What was complete is kept; `kcvl train ... --resume` continues a training.")
+        training = arguments.command == "train"
+        return _fail(
+            "interrupted. "
+            + (
+                f"Complete epochs are kept in {arguments.out}: the same command with --resume continues after the last."
+                if training
+                else "What was complete is kept; run the command again."
+            )
+        )
 
 
 def _fail(message: object) -> int:
@@ -39,22 +56,14 @@ def _fail(message: object) -> int:
     return 1
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Importing TensorFlow writes a dozen lines to the terminal from C++, whatever its log level says."""
+def _import_tensorflow() -> None:
+    """TensorFlow's first words: a dozen lines from C++, some of them whatever its log level."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("MPLBACKEND", "Agg")
-    sys.stderr.flush()
-    try:
-        kept = os.dup(2)
-    except OSError:  # A program may run without standard error.
-        yield
-        return
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)
+    if not faulthandler.is_enabled():
+        # A crash in C++ is then told with the Python line that led to it, even where C++ itself was silenced.
+        faulthandler.enable(file=os.dup(2))
+    with quiet():
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()  # Looks for GPUs, and complains where there are none.

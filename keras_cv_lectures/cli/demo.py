@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from keras_cv_lectures.cli.text import scores_table, table
+from keras_cv_lectures.cli.text import scores_table, size_text, table
 from keras_cv_lectures.data import open_source
 from keras_cv_lectures.predicting import predict
 from keras_cv_lectures.recipe import Recipe
-from keras_cv_lectures.reporting import evaluate_run, export_run, refresh_report
+from keras_cv_lectures.reporting import evaluate_run, export_run, record_seconds, refresh_report
 from keras_cv_lectures.training import train
 
 TRAIN, VAL = "shapes:count=600,size=96x128", "shapes:count=320,size=96x128,split=val"
@@ -42,6 +42,7 @@ def run_demo(recipe: Recipe, out: Path, *, say: Callable[[str], Any], progress: 
         verbose=2,
         record={"data": TRAIN, "val_data": VAL, "val_ids": list(val_source.ids), "command": "kcvl demo"},
     )
+    record_seconds(out, result.seconds)
     say("2/5 evaluating the best epoch")
     with progress("evaluating") as update:
         evaluation = evaluate_run(recipe, out, val_source, progress=update)
@@ -52,8 +53,9 @@ def run_demo(recipe: Recipe, out: Path, *, say: Callable[[str], Any], progress: 
         export_run(out, out=out / "exports", file_format=kind, precision=precision, progress=progress)
         for kind, precision in _EXPORTS
     ]
-    shown = ("format", "precision", "size_bytes", "latency_ms_2_threads", "mean_iou", "max_difference")
-    say(table([name.replace("_", " ") for name in shown], [[row[name] for name in shown] for row in rows]))
+    heads = ("format", "precision", "size", "ms, 2 threads", "mean IoU", "largest difference")
+    keys = ("format", "precision", "size_bytes", "latency_ms_2_threads", "mean_iou", "max_difference")
+    say(table(heads, [[size_text(row[k]) if k == "size_bytes" else row[k] for k in keys] for row in rows]))
 
     say("4/5 predicting one picture with the model and with every export")
     image = val_source[0]["image"]
@@ -66,5 +68,5 @@ def run_demo(recipe: Recipe, out: Path, *, say: Callable[[str], Any], progress: 
         say(f"    {row['format']} {row['precision']}: {100 * same:.2f} % of the pixels as the model says")
 
     say("5/5 writing the report")
-    refresh_report(recipe, out, val_source, seconds=result.seconds)
+    refresh_report(recipe, out, val_source)
     say(f"wrote {out} in {time.perf_counter() - started:.0f} s: best.keras, exports/, predictions/, report.html")

@@ -11,10 +11,18 @@ SPEC_HELP = """data specifications (SPEC):
   camvid:DIR[,split=val]                     CamVid as SegNet's authors lay it out: train/ trainannot/ val/ valannot/
   folder:IMAGES,MASKS[,labels=FILE][,list=FILE][,channels=1]
                                              a folder of pictures and a folder of masks of the same names
-  voc:DIR[,split=val]                        Pascal VOC: JPEGImages/ SegmentationClass/ ImageSets/Segmentation/
-  LIST is a text file of names, one a line; LABELS holds lines "value name red green blue".
+  voc:DIR[,split=val][,labels=FILE]          Pascal VOC: JPEGImages/ SegmentationClass/ ImageSets/Segmentation/
+  DIR                                        a folder with one of these layouts, or with images/ and masks/
+  list=FILE is a text file of picture names, one a line, and chooses those pictures (this is how a folder is split).
+  labels=FILE says what the mask values mean, one class a line: "VALUE NAME", "VALUE NAME RED GREEN BLUE" or, for
+  coloured masks, "RED GREEN BLUE NAME"; "ignore VALUE" leaves pixels out. Without it the values are guessed, and you
+  are told how. 255 is ignored, except in masks of 0 and 255 alone.
+"""
 
-MODEL is a run folder, a .keras file, a SavedModel folder or a .tflite file.
+MODEL_HELP = """MODEL is a run folder (its best.keras), a .keras file, a SavedModel folder or a .tflite file.
+"""
+
+EXIT_HELP = """exit codes: 0 done; 1 the data, the model or the machine is at fault; 2 the command was not understood.
 """
 
 EXAMPLES = """examples:
@@ -23,8 +31,66 @@ EXAMPLES = """examples:
   kcvl train unet --data folder:photos,masks --set epochs=40 --set input_size=180x240 --out runs/mine
   kcvl evaluate runs/mine --data folder:test/photos,test/masks
   kcvl predict runs/mine street.jpg --out predictions
-  kcvl export runs/mine --format tflite --precision int8 --data folder:photos,masks --out runs/mine/exports
+  kcvl export runs/mine --format tflite --precision int8 --out runs/mine/exports
 """
+
+_DOCTOR = """examples:
+  kcvl doctor folder:photos,masks
+  kcvl doctor folder:photos,masks,labels=labels.txt
+  kcvl doctor camvid:CamVid
+"""
+
+_TRAIN = """examples:
+  kcvl train unet --data folder:photos,masks --out runs/mine
+  kcvl train unet --data folder:photos,masks,list=train.txt --val folder:photos,masks,list=val.txt --out runs/mine
+  kcvl train unet --data camvid:CamVid --set input_size=180x240 --set class_weights=median_frequency --out runs/camvid
+  kcvl train unet --data folder:cells,masks,channels=1 --set crop_size=256x256 --set elastic=10 --out runs/cells
+  kcvl train unet --data folder:photos,masks --resume --set epochs=80 --out runs/mine
+
+input size: pictures are resized to input_size; without it to their own size (the most frequent one), shrunk to 512
+pixels on the longer side. With crop_size alone they keep their own size and random windows of them are trained on.
+
+--resume takes the settings of the run; what --set gives is changed, and the network cannot be changed.
+The run folder holds best.keras (chosen on the validation data), last.keras, history.csv, run.json and report.html.
+"""
+
+_EVALUATE = """examples:
+  kcvl evaluate runs/mine --data folder:test/photos,test/masks
+  kcvl evaluate runs/mine/exports/unet_int8.tflite --data camvid:CamVid --out scores/int8
+
+Of data with splits the validation split is taken; camvid:DIR,split=train takes another.
+Where the model works at one size, pictures and masks are brought to it and compared there; --original-size brings the
+prediction to each picture's own size instead.
+"""
+
+_PREDICT = """examples:
+  kcvl predict runs/mine street.jpg --out predictions
+  kcvl predict runs/mine/exports/unet_int8.tflite photos more_photos/a.png --out predictions
+  kcvl predict runs/cells slice.tif --tile 512 --out predictions
+
+Writes NAME_classes.png (a palette PNG: its values are the labels) and NAME_overlay.png for each picture, at the
+picture's own size. Pictures of one name are told apart by their folders' names. A picture that cannot be read is
+skipped and named; the exit code is then 1.
+"""
+
+_EXPORT = """examples:
+  kcvl export runs/mine --out runs/mine/exports
+  kcvl export runs/mine --precision int8 --out runs/mine/exports
+  kcvl export runs/mine --precision int8 --data folder:photos,masks --size 256x256 --out exports
+  kcvl export runs/mine --format saved_model --out runs/mine/exports
+
+int8 needs at least 100 pictures to measure how large the activations get: those the run was trained on, or --data.
+The file is put in place only if it agrees with the model; a model card (JSON and Markdown) lies beside it.
+"""
+
+_BENCHMARK = """examples:
+  kcvl benchmark unet --size 512x512 --set filters=64
+  kcvl benchmark unet --size 180x240 --classes 11 --repeats 20
+"""
+
+
+class UsageError(ValueError):
+    """The command's words are at fault: exit code 2."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -32,24 +98,28 @@ def make_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="kcvl",
         description="Train, evaluate, run and export the vision systems that lectures teach, as Keras models.",
-        epilog=f"{SPEC_HELP}\n{EXAMPLES}",
+        epilog=f"{EXAMPLES}\n{SPEC_HELP}\n{MODEL_HELP}\n{EXIT_HELP}\n`kcvl COMMAND --help` says more about each.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"keras_cv_lectures {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    _add(commands, "list", "the systems: paper, parameters, what is done")
+    _add(commands, "list", "the systems: paper, year, parameters")
 
-    demo = _add(commands, "demo", "train, evaluate, export and predict on generated pictures, in about two minutes")
-    demo.add_argument("--system", default="unet", help="which system (default: unet)")
-    demo.add_argument("--out", help="run folder (default: saved_models/SYSTEM/demo-DATE)")
+    demo = _add(commands, "demo", "train, evaluate, export and predict on generated pictures, in a few minutes")
+    demo.add_argument(
+        "--system", default="unet", metavar="SYSTEM", help="a name that `kcvl list` shows (default: unet)"
+    )
+    demo.add_argument("--out", metavar="DIR", help="run folder (default: saved_models/SYSTEM/demo-DATE)")
 
-    doctor = _add(commands, "doctor", "examine data before training: labels, sizes, broken files; exit code 1 if bad")
-    doctor.add_argument("data", metavar="SPEC")
+    doctor = _add(
+        commands, "doctor", "examine data before training: labels, sizes, broken files; exit code 1 if bad", _DOCTOR
+    )
+    doctor.add_argument("data", metavar="SPEC", help="the data, see below")
 
-    train = _add(commands, "train", "train a system")
+    train = _add(commands, "train", "train a system and write a run folder", _TRAIN)
     train.add_argument("system", metavar="SYSTEM", help="a name that `kcvl list` shows")
-    train.add_argument("--data", required=True, metavar="SPEC", help="training data")
+    train.add_argument("--data", required=True, metavar="SPEC", help="training data, see below")
     train.add_argument(
         "--val", metavar="SPEC", help="validation data (default: the layout's own split, else the last 15 %% of --data)"
     )
@@ -63,48 +133,64 @@ def make_parser() -> argparse.ArgumentParser:
         "loss=cross_entropy+dice, class_weights=median_frequency, precision=bfloat16, seed=1) or of augmentation "
         "(rotate=15, elastic=10, scale=0.5..2); repeat it. An unknown option lists all",
     )
-    train.add_argument("--strategy", choices=("none", "mirrored", "multiworker"), default="none", help="tf.distribute")
+    train.add_argument(
+        "--strategy",
+        choices=("none", "mirrored", "multiworker"),
+        default="none",
+        help="one device; all GPUs of this machine; the machines that TF_CONFIG names (default: none)",
+    )
     train.add_argument("--resume", action="store_true", help="continue where a stopped or killed run left off")
     train.add_argument("--out", required=True, metavar="DIR", help="run folder")
 
-    evaluate = _add(commands, "evaluate", "score a model on labelled pictures")
+    evaluate = _add(commands, "evaluate", "score a model on labelled pictures", _EVALUATE)
     _model(evaluate)
-    evaluate.add_argument("--data", required=True, metavar="SPEC", help="labelled pictures")
+    evaluate.add_argument("--data", required=True, metavar="SPEC", help="labelled pictures, see below")
     evaluate.add_argument(
         "--original-size", action="store_true", help="compare at each picture's own size, not at the model's"
     )
-    evaluate.add_argument("--out", metavar="DIR", help="write scores.json and a report page here")
+    evaluate.add_argument("--out", metavar="DIR", help="write scores.json and report.html here")
 
-    predict = _add(commands, "predict", "run a model on pictures or folders of pictures")
+    predict = _add(commands, "predict", "run a model on pictures or folders of pictures", _PREDICT)
     _model(predict)
     predict.add_argument("paths", nargs="+", metavar="PATH", help="pictures, or folders of pictures")
     predict.add_argument("--out", required=True, metavar="DIR", help="where class maps and overlays go")
     predict.add_argument(
         "--tile",
-        type=int,
+        type=_positive,
         metavar="PIXELS",
         help="overlap-tile strategy: work at the picture's own resolution in windows of this side",
     )
 
-    export = _add(commands, "export", "write a TFLite file or a SavedModel, checked against the model")
-    _model(export)
-    export.add_argument("--format", choices=("tflite", "saved_model"), default="tflite")
-    export.add_argument("--precision", choices=("float32", "float16", "int8"), default="float32")
+    export = _add(commands, "export", "write a TFLite file or a SavedModel, checked against the model", _EXPORT)
+    export.add_argument("model", metavar="MODEL", help="run folder or .keras file")
+    export.add_argument("--format", choices=("tflite", "saved_model"), default="tflite", help="default: tflite")
+    export.add_argument(
+        "--precision", choices=("float32", "float16", "int8"), default="float32", help="of a TFLite file"
+    )
     export.add_argument(
         "--data",
         metavar="SPEC",
-        help="pictures: calibrate int8 and measure the file's score (default: the run's own training data)",
+        help="pictures: calibrate int8 and measure the file's score (default: the run's own data)",
     )
     export.add_argument("--size", metavar="HxW", help="input size (default: the size the model was trained at)")
-    export.add_argument("--dynamic", action="store_true", help="leave height and width open (float TFLite only)")
-    export.add_argument("--out", required=True, metavar="DIR")
+    export.add_argument("--dynamic", action="store_true", help="leave height and width open (not for int8)")
+    export.add_argument("--out", required=True, metavar="DIR", help="where the file or folder and its card go")
 
-    benchmark = _add(commands, "benchmark", "time a system by every path it can be run: model, frozen, TFLite, int8")
-    benchmark.add_argument("system", metavar="SYSTEM")
-    benchmark.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", dest="settings")
-    benchmark.add_argument("--size", default="256x256", metavar="HxW")
-    benchmark.add_argument("--classes", type=int, default=2)
-    benchmark.add_argument("--repeats", type=int, default=7, help="timed rounds (default: 7)")
+    benchmark = _add(
+        commands, "benchmark", "time a system by every path it can be run: model, frozen, TFLite, int8", _BENCHMARK
+    )
+    benchmark.add_argument("system", metavar="SYSTEM", help="a name that `kcvl list` shows")
+    benchmark.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="OPTION=VALUE",
+        dest="settings",
+        help="option of the network, such as filters=64; repeat it",
+    )
+    benchmark.add_argument("--size", default="256x256", metavar="HxW", help="of the picture (default: 256x256)")
+    benchmark.add_argument("--classes", type=_positive, default=2, metavar="N", help="default: 2")
+    benchmark.add_argument("--repeats", type=_positive, default=7, metavar="N", help="timed rounds (default: 7)")
     return parser
 
 
@@ -115,15 +201,26 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}. See `{self.prog} --help`.\n")
 
 
-def _add(commands, name: str, summary: str) -> argparse.ArgumentParser:
+def _add(commands, name: str, summary: str, examples: str = "") -> argparse.ArgumentParser:
+    parts = [examples]
+    if name in ("doctor", "train", "evaluate", "export"):
+        parts.append(SPEC_HELP)
+    if name in ("evaluate", "predict"):
+        parts.append(MODEL_HELP)
     return commands.add_parser(
         name,
         help=summary,
         description=summary[0].upper() + summary[1:] + ".",
-        epilog=SPEC_HELP if name in ("doctor", "train", "evaluate", "export", "predict") else None,
+        epilog="\n".join(part for part in parts if part) or None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
 
 def _model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="run folder, .keras, SavedModel folder or .tflite")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number of at least 1 is expected, not {text!r}")
+    return int(text)

@@ -30,7 +30,7 @@ from keras_cv_lectures.data.labels import (
     read_label_file,
 )
 from keras_cv_lectures.data.shapes import shapes_source
-from keras_cv_lectures.data.source import Source, cached, data_error, to_dataset
+from keras_cv_lectures.data.source import Source, cached, data_error, to_dataset, wait_for_readers
 from keras_cv_lectures.data.specs import has_splits, open_source
 from keras_cv_lectures.data.voc import voc_segmentation_source
 
@@ -65,4 +65,5 @@ __all__ = [
     "shapes_source",
     "to_dataset",
     "voc_segmentation_source",
+    "wait_for_readers",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -116,7 +117,8 @@ def to_dataset(
     """Unbatched example dicts of epochs `first_epoch`, ..., `epochs - 1`, one after the other.
 
     The order within an epoch depends on nothing but (`seed`, epoch), and an example's `seed` on nothing but (`seed`,
-    epoch, index): a training that is resumed at epoch e sees exactly what the uninterrupted one would have seen.
+    epoch, index, how often it was met before in that epoch):
+    a training that is resumed at epoch e sees exactly what the uninterrupted one would have seen.
 
     Args:
         source: where examples come from. Reading is done by `parallel` threads, in a fixed order.
@@ -154,39 +156,83 @@ def to_dataset(
 
     length = examples_per_epoch or len(source)
 
-    def order(epoch: np.ndarray) -> np.ndarray:
-        if not shuffle:
-            return np.resize(np.arange(len(source), dtype=np.int64), length)
-        permutation = np.random.Generator(np.random.PCG64((seed, int(epoch)))).permutation(len(source))
-        return np.resize(permutation.astype(np.int64), length)
+    rounds = -(-length // len(source))
 
-    def read(epoch: np.ndarray, index: np.ndarray) -> list[np.ndarray]:
+    @_counted
+    def order(epoch: np.ndarray) -> np.ndarray:
+        """Rows of (index, round): how often the example was met in this epoch before."""
+        rng = np.random.Generator(np.random.PCG64((seed, int(epoch))))
+        indices = [rng.permutation(len(source)) if shuffle else np.arange(len(source)) for _ in range(rounds)]
+        rows = np.stack([np.concatenate(indices), np.repeat(np.arange(rounds), len(source))], axis=1)
+        return rows[:length].astype(np.int64)
+
+    @_counted
+    def read(epoch: np.ndarray, index: np.ndarray, turn: np.ndarray) -> list[np.ndarray]:
         arrays = _arrays(source.read(int(index)), names)
         for name in names:
             _check_like(template, arrays, name, f"{source.name}, example {source.ids[int(index)]}")
-        state = np.random.SeedSequence((seed, int(epoch), int(index))).generate_state(2)
+        # An example met again within an epoch gets another seed, or it would be augmented alike every time.
+        state = np.random.SeedSequence((seed, int(epoch), int(index), int(turn))).generate_state(2)
         return [state.view(np.int32), *(arrays[name] for name in names)]
 
-    def indices(epoch: tf.Tensor) -> tf.data.Dataset:
-        permutation = tf.numpy_function(order, [epoch], tf.int64, stateful=False)
-        permutation.set_shape([length])
-        return tf.data.Dataset.from_tensor_slices(permutation).map(lambda index: (epoch, index))
+    def rows(epoch: tf.Tensor) -> tf.data.Dataset:
+        table = tf.numpy_function(order, [epoch], tf.int64, stateful=False)
+        table.set_shape([length, 2])
+        return tf.data.Dataset.from_tensor_slices(table).map(lambda row: (epoch, row[0], row[1]))
 
-    def load(epoch: tf.Tensor, index: tf.Tensor) -> dict[str, tf.Tensor]:
-        state, *values = tf.numpy_function(read, [epoch, index], [tf.int32, *dtypes], stateful=False)
+    def load(epoch: tf.Tensor, index: tf.Tensor, turn: tf.Tensor) -> dict[str, tf.Tensor]:
+        state, *values = tf.numpy_function(read, [epoch, index, turn], [tf.int32, *dtypes], stateful=False)
         state.set_shape([2])
         for name, value in zip(names, values, strict=True):
             value.set_shape(_static_shape(name, template[name]))
         return dict(zip(names, values, strict=True)) | {"seed": state, "index": index}
 
     stop = np.iinfo(np.int64).max if epochs is None else epochs
-    dataset = tf.data.Dataset.range(first_epoch, stop).flat_map(indices).skip(skip)
+    dataset = tf.data.Dataset.range(first_epoch, stop).flat_map(rows).skip(skip)
     dataset = dataset.map(load, num_parallel_calls=parallel, deterministic=True)
     total = max(0, (stop - first_epoch) * length - skip) if epochs is not None else tf.data.INFINITE_CARDINALITY
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(total))
     options = tf.data.Options()
     options.deterministic = True
     return dataset.with_options(options)
+
+
+class _Readers:
+    """How many threads of `tf.data` are inside a Python reader, and when the last one left."""
+
+    def __init__(self):
+        self.lock, self.active, self.left = threading.Lock(), 0, time.monotonic()
+
+
+_readers = _Readers()
+
+
+def _counted(function: Callable) -> Callable:
+    def counted(*arguments):
+        with _readers.lock:
+            _readers.active += 1
+        try:
+            return function(*arguments)
+        finally:
+            with _readers.lock:
+                _readers.active -= 1
+                _readers.left = time.monotonic()
+
+    return counted
+
+
+def wait_for_readers(timeout: float = 30.0, quiet: float = 0.3) -> None:
+    """Waits until no reader of any dataset is at work, because all buffers are full.
+
+    To be called before an iterator that was not read to its end goes out of use, for instance while handling an
+    exception: TensorFlow's destructor waits for the readers with Python's global lock held, which they need to finish.
+    """
+    stop = time.monotonic() + timeout
+    while time.monotonic() < stop:
+        with _readers.lock:
+            if not _readers.active and time.monotonic() - _readers.left > quiet:
+                return
+        time.sleep(0.02)
 
 
 def data_error(exception: BaseException | None) -> str | None:

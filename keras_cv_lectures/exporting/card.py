@@ -15,7 +15,8 @@ from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.exporting.result import ExportResult
 from keras_cv_lectures.files import write_text
 from keras_cv_lectures.metadata import Metadata, metadata_path
-from keras_cv_lectures.runners import gflops, latency, load_runner
+from keras_cv_lectures.runners import latency, load_runner
+from keras_cv_lectures.serving import gflops
 
 _TFLITE_PROGRAM = """\
 import numpy as np

@@ -19,7 +19,8 @@ from keras_cv_lectures.exporting.result import ExportResult, compare, folder_siz
 from keras_cv_lectures.exporting.rewrite import in_float32
 from keras_cv_lectures.files import atomic_path
 from keras_cv_lectures.metadata import CARD_FILE, Metadata
-from keras_cv_lectures.runners import SIGNATURE, freeze, load_runner
+from keras_cv_lectures.runners import SIGNATURE, load_runner
+from keras_cv_lectures.serving import freeze
 
 MARKDOWN_FILE = "MODEL_CARD.md"
 # What TensorFlow raises instead of an OSError when it cannot write.

@@ -372,7 +372,8 @@ def _pad_to_multiple(operation, inputs, shape, notes):
 # fmt: off
 _POINTWISE = (
     "Activation", "ReLU", "LeakyReLU", "PReLU", "ELU", "Identity", "Dropout", "SpatialDropout2D", "AlphaDropout",
-    "GaussianNoise", "GaussianDropout", "BatchNormalization", "SyncBatchNormalization", "Normalization", "Rescaling", "ImageNormalization",
+    "GaussianNoise", "GaussianDropout", "BatchNormalization", "SyncBatchNormalization", "Normalization", "Rescaling",
+    "ImageNormalization",
     "Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Divide", "TrueDivide", "Power", "Negative",
     "Absolute", "Abs", "Square", "Sqrt", "Rsqrt", "Exp", "Log", "Log1p", "Clip", "Cast", "Sign", "Relu", "Relu6",
     "LeakyRelu", "Elu", "Selu", "Gelu", "Silu", "Sigmoid", "HardSigmoid", "HardSilu", "Tanh", "Softplus", "Softsign",

@@ -12,10 +12,10 @@ import dataclasses
 import math
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from keras_cv_lectures.geometry import warps
+from keras_cv_lectures.preprocessing.colour import recolour
 
 IGNORE = 255
 
@@ -36,8 +36,10 @@ _DRAWS = (
     "grey_value",
     "gamma",
     "noise",
+    "warp",
+    "quarter",
 )
-_ELASTIC_STREAM, _NOISE_STREAM = 1, 2
+_ELASTIC_STREAM = 1
 
 # Keys with one row per object: what leaves the picture leaves all of them.
 _PER_OBJECT = ("boxes", "labels", "instance_masks", "keypoints", "attributes", "phrases")
@@ -59,6 +61,10 @@ class Augmentation:
       scale: (smallest, largest) factor, log-uniform; 1 is the picture at the output size, see `resize`.
       rotate: largest rotation about the centre of the output, degrees to either side.
       translate: largest shift, as a share of the output's width and height, to either side.
+      quarter_turns: also rotates by 0, 90, 180 or 270 degrees, each as often, which resamples nothing (square outputs).
+      warp: share of the examples that are scaled, rotated and deformed; the others are only flipped, turned by quarters
+        and cropped. Resampling smooths fine grain: a network that only ever saw warped pictures is thrown off by the
+        sharper grain of the pictures it is used on. 0..1.
       elastic: standard deviation, in output pixels, of the displacements of a coarse grid, from which a smooth field is
         interpolated (bicubic). The U-Net paper uses 10 on a 3 x 3 grid for 512-pixel pictures.
       elastic_grid: nodes per side of that grid, at least 2; the outer ones lie on the border.
@@ -87,6 +93,8 @@ class Augmentation:
     flip_vertical: float = 0.0
     scale: tuple[float, float] = (1.0, 1.0)
     rotate: float = 0.0
+    quarter_turns: bool = False
+    warp: float = 1.0
     translate: float = 0.0
     elastic: float = 0.0
     elastic_grid: int = 3
@@ -108,7 +116,8 @@ class Augmentation:
         for name in ("scale", "keypoint_flip"):
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
-        for name in ("flip", "flip_vertical", "brightness", "contrast", "saturation", "grey_value", "min_visible"):
+        shares = ("flip", "flip_vertical", "warp", "brightness", "contrast", "saturation", "grey_value", "min_visible")
+        for name in shares:
             _check(0 <= getattr(self, name) <= 1, name, "a number from 0 to 1", getattr(self, name))
         for name in ("rotate", "translate", "elastic", "gamma", "noise"):
             _check(getattr(self, name) >= 0, name, "a number that is not negative", getattr(self, name))
@@ -133,7 +142,7 @@ class Augmentation:
     @property
     def moves(self) -> bool:
         """Whether more than a resize happens to the geometry."""
-        geometry = (self.flip, self.flip_vertical, self.rotate, self.translate, self.elastic)
+        geometry = (self.flip, self.flip_vertical, self.rotate, self.quarter_turns, self.translate, self.elastic)
         return any(geometry) or tuple(self.scale) != (1.0, 1.0) or not self.resize
 
     @property
@@ -142,7 +151,7 @@ class Augmentation:
         colour = ("brightness", "contrast", "saturation", "hue", "grey_value", "gamma", "noise")
         placed = self.crop and not self.resize
         varies = self.scale[0] != self.scale[1] or (self.crop and self.scale[0] != 1.0)
-        moved = any((self.flip, self.flip_vertical, self.rotate, self.translate, self.elastic))
+        moved = any((self.flip, self.flip_vertical, self.rotate, self.quarter_turns, self.translate, self.elastic))
         return moved or placed or varies or any(getattr(self, name) for name in colour)
 
 
@@ -188,7 +197,7 @@ def augment(example: dict[str, Any], augmentation: Augmentation, output_size: tu
     warp = _compose(augmentation, draw, seed, tf.shape(example["image"])[:2], tuple(output_size))
     result = dict(example)
     picture = _warp_image(example["image"], warp, border, augmentation.moves)
-    result["image"] = _colour(picture, augmentation, draw, seed, example["image"].dtype)
+    result["image"] = recolour(picture, augmentation, draw, seed, example["image"].dtype)
     x, y = warps.sampling_grid(warp.inverse, warp.size, warp.coarse)
     for key, fill in (("mask", IGNORE), ("weights", 0), ("instance_masks", 0)):
         if key in example:
@@ -220,7 +229,8 @@ def _compose(
 ) -> _Warp:
     source_f = tf.cast(source, tf.float32)
     smallest, largest = augmentation.scale
-    scale = smallest * (largest / smallest) ** draw["scale"]
+    warped = draw["warp"] < augmentation.warp
+    scale = tf.where(warped, smallest * (largest / smallest) ** draw["scale"], 1.0)
     base = tf.constant(size, tf.float32) if augmentation.resize else source_f
     # Whole pixels for the scaled picture and its place: a crop without scaling then copies pixels instead of blurring.
     scaled = tf.maximum(tf.round(base * scale), 1.0)
@@ -237,14 +247,17 @@ def _compose(
     signed = tf.where(flips, -factors, factors)
     corner = tf.where(flips, place + scaled, place)
     forward = warps.compose(warps.scaling(signed[1], signed[0]), warps.translation(corner[1], corner[0]))
-    if augmentation.rotate:
-        angle = (2.0 * draw["rotate"] - 1.0) * math.radians(augmentation.rotate)
+    if augmentation.rotate or augmentation.quarter_turns:
+        angle = tf.where(warped, (2.0 * draw["rotate"] - 1.0) * math.radians(augmentation.rotate), 0.0)
+        if augmentation.quarter_turns:
+            angle += tf.floor(4.0 * draw["quarter"]) * (math.pi / 2)
         forward = warps.compose(forward, warps.about(warps.rotation(angle), size[1] / 2, size[0] / 2))
     coarse = None
     if augmentation.elastic:
         grid = augmentation.elastic_grid
         stream = tf.random.fold_in(seed, _ELASTIC_STREAM, alg="philox")
         coarse = tf.random.stateless_normal([grid, grid, 2], stream, stddev=augmentation.elastic, alg="philox")
+        coarse *= tf.cast(warped, tf.float32)
     return _Warp(
         forward=forward,
         inverse=warps.inverse(forward),
@@ -274,54 +287,6 @@ def _warp_image(image: tf.Tensor, warp: _Warp, border: warps.Border, moves: bool
     x, y = warps.sampling_grid(warps.compose(warp.inverse, warps.scaling(ratio[1], ratio[0])), warp.size, warp.coarse)
     mean = tf.reduce_mean(picture, axis=(0, 1)) if border == "constant" else 0.0
     return tf.ensure_shape(warps.sample_bilinear(picture, x, y, border=border, fill=mean), [*warp.size, channels])
-
-
-def _colour(
-    picture: tf.Tensor, augmentation: Augmentation, draw: dict[str, tf.Tensor], seed: tf.Tensor, dtype: tf.DType
-) -> tf.Tensor:
-    """Colour, grey values and noise in as few passes as possible, then the dtype of the file."""
-
-    def between(name: str) -> tf.Tensor:
-        return (2.0 * draw[name] - 1.0) * getattr(augmentation, name)
-
-    gain, offset = tf.constant(1.0), tf.constant(0.0)
-    if augmentation.brightness:
-        gain *= 1.0 + between("brightness")
-    if augmentation.contrast:
-        contrast = 1.0 + between("contrast")
-        offset += (1.0 - contrast) * gain * tf.reduce_mean(picture)
-        gain *= contrast
-    if augmentation.grey_value:
-        offset += 255.0 * between("grey_value")
-    channels = picture.shape[-1]
-    if (augmentation.saturation or augmentation.hue) and channels != 1:
-        _check(channels == 3, "image", "1 or 3 channels for saturation and hue", f"{channels} channels")
-        matrix = gain * _chroma(1.0 + between("saturation"), 2.0 * math.pi * between("hue"))
-        pixels = tf.matmul(tf.reshape(picture, [-1, 3]), matrix, transpose_b=True) + offset
-        picture = tf.reshape(pixels, picture.shape)
-    elif augmentation.brightness or augmentation.contrast or augmentation.grey_value:
-        picture = picture * gain + offset
-    if augmentation.gamma:
-        exponent = (1.0 + augmentation.gamma) ** (2.0 * draw["gamma"] - 1.0)
-        picture = 255.0 * tf.pow(tf.clip_by_value(picture / 255.0, 0.0, 1.0), exponent)
-    if augmentation.noise:
-        stream = tf.random.fold_in(seed, _NOISE_STREAM, alg="philox")
-        deviation = augmentation.noise * draw["noise"]
-        picture += deviation * tf.random.stateless_normal(tf.shape(picture), stream, alg="philox")
-    picture = tf.clip_by_value(picture, 0.0, 255.0)
-    # Casting cuts the fraction off, so half a grey level more rounds.
-    return picture if dtype.is_floating else tf.cast(picture + 0.5, dtype)
-
-
-def _chroma(saturation: tf.Tensor, angle: tf.Tensor) -> tf.Tensor:
-    """Matrix (3, 3) that scales and turns the chroma plane (I, Q) of YIQ and leaves brightness Y alone."""
-    to_yiq = np.array([[0.299, 0.587, 0.114], [0.595901, -0.274557, -0.321344], [0.211537, -0.522736, 0.311199]])
-    to_rgb = np.linalg.inv(to_yiq)
-    luma = to_rgb @ np.diag([1.0, 0.0, 0.0]) @ to_yiq
-    keep = to_rgb @ np.diag([0.0, 1.0, 1.0]) @ to_yiq
-    turn = to_rgb @ np.array([[0.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]]) @ to_yiq
-    luma, keep, turn = (tf.constant(part, tf.float32) for part in (luma, keep, turn))
-    return luma + saturation * (tf.cos(angle) * keep + tf.sin(angle) * turn)
 
 
 def _warp_objects(

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_cv_lectures.data import Source, cached, data_error, to_dataset
+from keras_cv_lectures.data import Source, cached, data_error, to_dataset, wait_for_readers
 from keras_cv_lectures.errors import DataError, ModelError
 from keras_cv_lectures.files import write_json, write_text
 from keras_cv_lectures.metadata import RUN_FILE, Metadata
@@ -35,12 +35,14 @@ class TrainingRun:
         model: the model after the last epoch.
         history: one dict an epoch: loss and metrics, "val_" for validation, "seconds".
         seconds: of training in this process.
+        chief: whether this process writes the folder; one of several workers does.
     """
 
     folder: Path
     model: keras.Model
     history: list[dict[str, float]]
     seconds: float
+    chief: bool
 
 
 def train(
@@ -170,7 +172,13 @@ def train(
         save_model(model, out / LAST)
         if not (out / BEST).exists():
             save_model(model, out / BEST)
-    return TrainingRun(folder=out, model=model, history=checkpoints.history, seconds=time.perf_counter() - started)
+    return TrainingRun(
+        folder=out,
+        model=model,
+        history=checkpoints.history,
+        seconds=time.perf_counter() - started,
+        chief=chief,
+    )
 
 
 def _validation(recipe, source, options, channels, config):
@@ -226,7 +234,12 @@ def _precision(name: str) -> Iterator[None]:
 def _readable_errors(strategy) -> Iterator[None]:
     """Turns TensorFlow's wrapping of our errors, and its words for a lost worker, into ours."""
     try:
-        yield
+        try:
+            yield
+        except BaseException:
+            # While the exception still holds the iterator: its destructor would block on a reader at work.
+            wait_for_readers()
+            raise
     except tf.errors.UnavailableError as error:
         raise ModelError(
             "a worker of the cluster went away. The last checkpoint is kept: start all workers again with --resume. "

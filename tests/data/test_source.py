@@ -1,10 +1,11 @@
 import threading
+import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_cv_lectures.data.source import Source, cached, data_error, to_dataset
+from keras_cv_lectures.data.source import Source, cached, data_error, to_dataset, wait_for_readers
 from keras_cv_lectures.errors import DataError
 
 
@@ -178,3 +179,34 @@ def test_cache_serves_many_threads():
         thread.join()
     assert not wrong
     assert indices(to_dataset(cached(make_source()), shuffle=False, seed=0, epochs=1)) == list(range(6))
+
+
+def test_an_example_met_again_within_an_epoch_gets_another_seed():
+    source = make_source(3)
+    dataset = to_dataset(source, shuffle=True, seed=0, epochs=2, examples_per_epoch=8)
+    rows = [(int(e["index"]), tuple(e["seed"].numpy())) for e in dataset]
+    assert len(rows) == 16
+    assert len({seed for _, seed in rows}) == 16
+    for epoch in (rows[:8], rows[8:]):
+        # Two whole rounds, each with every example once, then the beginning of a third.
+        assert sorted(i for i, _ in epoch[:3]) == sorted(i for i, _ in epoch[3:6]) == [0, 1, 2]
+    fewer = to_dataset(source, shuffle=True, seed=0, epochs=2, examples_per_epoch=2)
+    assert len(list(fewer)) == 4
+
+
+def test_waiting_for_readers_makes_it_safe_to_drop_an_iterator():
+    """Readers are at work when the loop stops; after waiting, none is, and dropping the iterator returns."""
+    active = []
+
+    def slow(index):
+        active.append(index)
+        time.sleep(0.05)
+        return {"image": np.zeros((4, 4, 3), np.uint8)}
+
+    iterator = iter(to_dataset(make_source(50, read=slow), shuffle=False, seed=0).batch(2).prefetch(4))
+    next(iterator)
+    wait_for_readers(quiet=0.2)
+    before = len(active)
+    time.sleep(0.2)
+    assert len(active) == before, "no reader starts again"
+    del iterator

@@ -449,3 +449,36 @@ def test_wrong_examples_are_named():
 
 def test_lists_from_json_are_accepted():
     assert hash(Augmentation(scale=[0.5, 1.0])) == hash(Augmentation(scale=(0.5, 1.0)))
+
+
+def test_pictures_that_are_not_warped_keep_their_pixels():
+    """With `warp=0` an example is only flipped, turned by quarters and cropped: no pixel is resampled."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (24, 24, 1), dtype=np.uint8)
+    plan = Augmentation(
+        flip_vertical=0.5, quarter_turns=True, scale=(0.5, 2.0), rotate=45.0, elastic=1.0, warp=0.0, resize=False
+    )
+    turned = [np.rot90(picture, k) for picture in (image, image[:, ::-1]) for k in range(4)]
+    windows = np.concatenate(
+        [np.lib.stride_tricks.sliding_window_view(t[..., 0], (16, 16)).reshape(-1, 16, 16) for t in turned]
+    )
+    seen = set()
+    for k in range(12):
+        example = {"image": image, "mask": image[..., 0].astype("int32"), "seed": np.int32([k, 7])}
+        out = augment(example, plan, (16, 16))
+        found = np.flatnonzero((windows == out["image"].numpy()[..., 0]).all(axis=(1, 2)))
+        assert len(found) >= 1
+        np.testing.assert_array_equal(out["mask"], out["image"][..., 0])
+        seen.add(int(found[0]) // (len(windows) // 8))
+    assert len(seen) >= 4
+
+
+def test_the_warped_share_is_as_asked():
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 1), dtype=np.uint8)
+    plan = Augmentation(flip=0.0, rotate=45.0, warp=0.3)
+    same = sum(
+        int((augment({"image": image, "seed": np.int32([k, 0])}, plan, (16, 16))["image"].numpy() == image).all())
+        for k in range(200)
+    )
+    # 140 expected, standard deviation 6.5.
+    assert 115 <= same <= 165

@@ -1,0 +1,111 @@
+"""`--set OPTION=VALUE` and other words of a command, understood and checked before any work starts."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from keras_cv_lectures.cli.parser import UsageError
+from keras_cv_lectures.errors import DataError, ModelError
+from keras_cv_lectures.preprocessing import Augmentation
+from keras_cv_lectures.recipe import Recipe, TrainingOptions, split_settings
+from keras_cv_lectures.systems import SYSTEMS
+
+_KINDS = {
+    int: "a whole number",
+    float: "a number",
+    str: "a word",
+    bool: "true or false",
+    tuple: "two numbers, such as 180x240 or 0.5..2",
+    types.NoneType: "none",
+}
+_AT_LEAST = {"steps_per_epoch": 1, "seed": 0, "warmup_epochs": 0, "weight_decay": 0, "momentum": 0, "clip_norm": 0}
+
+
+def parse_settings(recipe: Recipe, settings: Sequence[str]) -> tuple[dict, TrainingOptions, dict]:
+    """`["filters=32", "epochs=4", "rotate=15"]` -> (network, training options, augmentation).
+
+    Raises:
+        UsageError: an option is unknown, or its value is of the wrong kind or out of range.
+    """
+    values = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--set takes OPTION=VALUE. Received: {setting!r}.")
+        values[key.strip()] = value_of(text)
+    fields = {field.name: field for field in dataclasses.fields(Augmentation)}
+    try:
+        config, options, augmentation = split_settings(recipe, values, fields)
+        _check_kinds(TrainingOptions, options)
+        _check_kinds(Augmentation, augmentation)
+        Augmentation(**{**recipe.augmentation, **augmentation})
+        return config, dataclasses.replace(recipe.options, **options), augmentation
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"--set: {error}") from error
+
+
+def find_recipe(name: str) -> Recipe:
+    """The system of that name; its builder answers wrong settings with a `UsageError`."""
+    if name not in SYSTEMS:
+        raise UsageError(f"there is no system {name!r}. Systems: {', '.join(SYSTEMS)}.")
+    recipe = SYSTEMS[name]
+
+    @functools.wraps(recipe.build)
+    def build(*args: Any, **config: Any) -> Any:
+        try:
+            return recipe.build(*args, **config)
+        except (DataError, ModelError):
+            raise
+        except (ValueError, TypeError) as error:
+            given = ", ".join(f"{key}={value}" for key, value in config.items()) or "its defaults"
+            raise UsageError(f"{name} cannot be built with {given}: {str(error).rstrip('.')}.") from error
+
+    return dataclasses.replace(recipe, build=build)
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """`--size HEIGHTxWIDTH`."""
+    value = value_of(text)
+    if not (isinstance(value, tuple) and len(value) == 2 and all(type(v) is int and v > 0 for v in value)):
+        raise UsageError(f"--size takes HEIGHTxWIDTH, such as 180x240. Received: {text!r}.")
+    return value
+
+
+def value_of(text: str) -> Any:
+    """The value that a setting's text stands for: 180x240, 0.5..2, a Python literal, true, false, none, or itself."""
+    for separator, number in (("x", int), ("..", float)):
+        parts = text.split(separator)
+        if len(parts) == 2:
+            try:
+                return tuple(number(part) for part in parts)
+            except ValueError:
+                pass
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return {"true": True, "false": False, "none": None}.get(text.lower(), text)
+
+
+def _check_kinds(fields: type, values: Mapping[str, Any]) -> None:
+    hints = typing.get_type_hints(fields)
+    for name, value in values.items():
+        choices = typing.get_args(hints[name]) if isinstance(hints[name], types.UnionType) else (hints[name],)
+        kinds = [typing.get_origin(kind) or kind for kind in choices]
+        known = all(kind in _KINDS for kind in kinds)  # A choice of words is checked by the class itself.
+        if known and not any(_is_a(value, kind) for kind in kinds):
+            raise ValueError(f"`{name}` takes {' or '.join(_KINDS[k] for k in kinds)}. Received: {value!r}.")
+        low = _AT_LEAST.get(name)
+        if low is not None and value is not None and not value >= low:
+            raise ValueError(f"`{name}` must be at least {low}. Received: {value!r}.")
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    if kind in (int, float):  # True is an int for Python, not for a person.
+        return type(value) in (int, kind)
+    return isinstance(value, kind)

@@ -1,0 +1,267 @@
+"""`kcvl train`: the choices that a user leaves open, said aloud, and everything around the trainer."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_cv_lectures.cli.parser import UsageError
+from keras_cv_lectures.cli.settings import find_recipe, parse_settings
+from keras_cv_lectures.cli.terminal import Progress, next_steps, quoted, say, wrote
+from keras_cv_lectures.cli.text import count_text, scores_table
+from keras_cv_lectures.data import Source, has_splits, open_source
+from keras_cv_lectures.data.specs import parse_spec, splits_of
+from keras_cv_lectures.errors import DataError, ModelError
+from keras_cv_lectures.metadata import RUN_FILE, read_metadata
+from keras_cv_lectures.recipe import Recipe, TrainingOptions
+from keras_cv_lectures.reporting import (
+    MIN_CALIBRATION,
+    REPORT,
+    absolute_spec,
+    evaluate_run,
+    picture_root,
+    record_seconds,
+    refresh_report,
+)
+from keras_cv_lectures.training import make_strategy, train
+from keras_cv_lectures.training.callbacks import BEST, HISTORY, STATE
+from keras_cv_lectures.training.strategies import is_chief
+
+LONGEST_SIDE = 512
+_HELD_OUT = 0.15
+_HEADERS_READ = 1000
+_ORIENTATION, _FIRST_TURNED = 0x0112, 5  # EXIF tag; from this value on height and width change places.
+
+
+def run_train(arguments: argparse.Namespace) -> int:
+    """Trains, evaluates, writes the report. Returns the exit code."""
+    recipe, out = find_recipe(arguments.system), Path(arguments.out)
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file. Name a folder.")
+    if not arguments.resume and (out / STATE).exists():
+        raise ModelError(f"{out} already holds a training. Continue it with --resume, or choose another --out.")
+    earlier = _earlier_run(out) if arguments.resume else {}
+    recipe = _continued(recipe, out, earlier)
+    config, options, augmentation = parse_settings(recipe, arguments.settings)
+    if earlier:
+        _check_same_network(recipe, config, out)
+    train_source, val_source, val_spec = open_training_data(arguments.data, arguments.val)
+    known = earlier.get("classes")
+    if known and list(train_source.classes) != known:
+        raise DataError(
+            f"the run in {out} has the classes {', '.join(known)}, {train_source.name} has "
+            f"{', '.join(train_source.classes)}. Continue with the same data, or train into another --out."
+        )
+    channels = train_source[0]["image"].shape[-1]
+    options, sizes_note = choose_input_size(train_source, options)
+    strategy = make_strategy(arguments.strategy)
+    _check_with_strategy(recipe, options, strategy, len(train_source.classes))
+
+    say(_plan(recipe, train_source, val_source, options))
+    for line in (sizes_note, _resumption(out, options) if arguments.resume else ""):
+        if line:
+            say(line)
+    try:
+        result = train(
+            recipe,
+            train_source,
+            val_source,
+            out=out,
+            config=config,
+            options=options,
+            augmentation=augmentation,
+            channels=channels,
+            strategy=strategy,
+            resume=arguments.resume,
+            # A bar that redraws itself fills a log file; there it is one line an epoch.
+            verbose=1 if sys.stdout.isatty() else 2,
+            record={
+                "data": absolute_spec(arguments.data),
+                "val_data": absolute_spec(val_spec) if val_spec else "",
+                "val_ids": list(val_source.ids) if val_source else [],
+                "train_root": picture_root(train_source),
+                "command": quoted("kcvl", *arguments.words),
+                "seconds": earlier.get("seconds", 0.0),
+            },
+        )
+    except DataError as error:
+        raise DataError(f"{error}\n`{quoted('kcvl', 'doctor', arguments.data)}` names every file at fault.") from error
+    if not is_chief(strategy):
+        return 0
+    record_seconds(out, earlier.get("seconds", 0.0) + result.seconds)
+    if val_source:
+        with Progress("evaluating the best epoch") as progress:
+            evaluation = evaluate_run(recipe, out, val_source, progress=progress)
+        say(scores_table(evaluation.scores))
+    refresh_report(recipe, out, val_source)
+    wrote(out / BEST, out / HISTORY, out / REPORT)
+    precision = ["--precision", "int8"] if len(train_source) >= MIN_CALIBRATION else []
+    size = [] if options.input_size else ["--size", "{}x{}".format(*options.crop_size)]
+    next_steps(
+        f"open {quoted(out / REPORT)}",
+        f"{quoted('kcvl', 'predict', out)} PICTURE --out predictions",
+        quoted("kcvl", "export", out, *precision, *size, "--out", out / "exports"),
+    )
+    return 0
+
+
+def open_training_data(spec: str, val_spec: str | None) -> tuple[Source, Source | None, str]:
+    """Training and validation sources, and the specification of the latter ("" where there is none).
+
+    Without `val_spec` the layout's own validation split is taken; data without one gives its last 15 %: the last,
+    because neighbouring pictures are often frames of one video, which a random split would leak.
+    """
+    if val_spec is not None:
+        train_source = open_source(spec, split="train")
+        return train_source, open_source(val_spec, split="val", like=train_source), val_spec
+    if has_splits(spec) and "val" in splits_of(parse_spec(spec)):
+        return open_source(spec, split="train"), open_source(spec, split="val"), spec
+    only = splits_of(parse_spec(spec))[0]
+    source = open_source(spec, split=only)
+    held_out = round(_HELD_OUT * len(source))
+    if held_out == 0:
+        return source, None, ""
+    first = len(source) - held_out
+    return (
+        source.subset(range(first), f"{source.name} (first {first})"),
+        source.subset(range(first, len(source)), f"{source.name} (last {held_out})"),
+        spec if only is None or "split=" in spec else f"{spec},split={only}",
+    )
+
+
+def choose_input_size(source: Source, options: TrainingOptions) -> tuple[TrainingOptions, str]:
+    """Options with an input size, and a line for the user where it was chosen for them.
+
+    Neither `input_size` nor `crop_size` given: the most frequent size of the pictures, shrunk to 512 pixels on the
+    longer side.
+    """
+    if options.input_size is not None or options.crop_size is not None:
+        return options, ""
+    sizes = picture_sizes(source)
+    height, width = max(sizes, key=sizes.get)  # Of equally frequent ones the first picture's.
+    factor = min(1.0, LONGEST_SIDE / max(height, width))
+    chosen = max(1, round(height * factor)), max(1, round(width * factor))
+    options = dataclasses.replace(options, input_size=chosen)
+    if len(sizes) == 1:
+        if factor == 1:
+            return options, ""
+        return options, (
+            f"Note: pictures of {height}x{width} are shrunk to {chosen[0]}x{chosen[1]}; --set "
+            "input_size=HEIGHTxWIDTH chooses another size."
+        )
+    smallest, largest = min(sizes, key=np.prod), max(sizes, key=np.prod)
+    return options, (
+        f"Warning: the pictures have {len(sizes)} sizes, {smallest[0]}x{smallest[1]} to {largest[0]}x{largest[1]} "
+        f"(height x width). All are stretched to {chosen[0]}x{chosen[1]}, after the most frequent one. --set "
+        "input_size=HEIGHTxWIDTH chooses another size; --set crop_size=HEIGHTxWIDTH trains on windows of pictures at "
+        "their own size."
+    )
+
+
+def picture_sizes(source: Source) -> Counter[tuple[int, int]]:
+    """(height, width) -> number of pictures, from the headers of the files, of a thousand evenly spaced at most."""
+    if source.files is None:
+        return Counter([source[0]["image"].shape[:2]])
+    from PIL import Image
+
+    sizes: Counter[tuple[int, int]] = Counter()
+    for index in np.linspace(0, len(source) - 1, min(len(source), _HEADERS_READ)).astype(int):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                with Image.open(source.files(int(index))[0]) as picture:
+                    width, height = picture.size
+                    turned = picture.getexif().get(_ORIENTATION, 1) >= _FIRST_TURNED
+        except Exception:  # Damaged files raise almost anything; the trainer will name this one.
+            continue
+        sizes[(width, height) if turned else (height, width)] += 1
+    return sizes or Counter([source[0]["image"].shape[:2]])
+
+
+def _plan(recipe: Recipe, train_source: Source, val_source: Source | None, options: TrainingOptions) -> str:
+    size = options.input_size
+    where = f"at {size[0]}x{size[1]}" if size else "at their own size"
+    if options.crop_size:
+        where += " in windows of {}x{}".format(*options.crop_size)
+    validated = f"{count_text(len(val_source), 'picture')} to validate" if val_source else "nothing to validate on"
+    return (
+        f"{recipe.name} on {train_source.name}: {count_text(len(train_source), 'picture')} {where}, "
+        f"{count_text(len(train_source.classes), 'class', 'classes')}, {count_text(options.epochs, 'epoch')} in "
+        f"batches of {options.batch_size}; {validated}"
+    )
+
+
+def _earlier_run(out: Path) -> dict[str, Any]:
+    """`run.json` of the run to continue; {} where none was begun."""
+    if not (out / RUN_FILE).exists():
+        return {}
+    read_metadata(out)  # Complains about a damaged file.
+    return json.loads((out / RUN_FILE).read_text(encoding="utf-8"))
+
+
+def _continued(recipe: Recipe, out: Path, earlier: dict[str, Any]) -> Recipe:
+    """`recipe` with the settings of the run in `out` as its defaults."""
+    if not earlier:
+        return recipe
+    if earlier.get("system") != recipe.name:
+        raise UsageError(f"{out} holds a run of {earlier.get('system')}, not of {recipe.name}. Choose another --out.")
+    fields = {field.name for field in dataclasses.fields(TrainingOptions)}
+    options = {key: _tuples(value) for key, value in earlier.get("options", {}).items() if key in fields}
+    return dataclasses.replace(
+        recipe,
+        config=earlier.get("config") or recipe.config,
+        options=TrainingOptions(**options),
+        augmentation={key: _tuples(value) for key, value in earlier.get("augmentation", {}).items()},
+    )
+
+
+def _check_same_network(recipe: Recipe, config: dict[str, Any], out: Path) -> None:
+    changed = [
+        f"{key}={value} ({recipe.config.get(key, 'the default')} in the run)"
+        for key, value in config.items()
+        if key not in recipe.config or _tuples(recipe.config[key]) != _tuples(value)
+    ]
+    if changed:
+        raise UsageError(
+            f"--resume continues the network of {out}, which --set cannot change: {', '.join(changed)}. Leave these "
+            "out, or train into another --out."
+        )
+
+
+def _resumption(out: Path, options: TrainingOptions) -> str:
+    if not (out / STATE).exists():
+        return f"there is no checkpoint in {out} yet: starting from the beginning"
+    try:
+        done = int(json.loads((out / STATE).read_text(encoding="utf-8"))["epochs_done"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{out / STATE} is damaged ({error}). Restore it, or train into another --out.") from error
+    if done < options.epochs:
+        return f"continuing after epoch {done}"
+    return f"all {options.epochs} epochs are done already; --set epochs={2 * options.epochs} would go on"
+
+
+def _check_with_strategy(recipe: Recipe, options: TrainingOptions, strategy: Any, classes: int) -> None:
+    """What cannot be checked before TensorFlow has its devices."""
+    replicas = strategy.num_replicas_in_sync
+    if options.batch_size % replicas:
+        raise UsageError(
+            f"--set batch_size={options.batch_size} cannot be shared by {replicas} replicas. Choose a multiple of "
+            f"{replicas}."
+        )
+    known = ["loss", *(metric.name for metric in recipe.make_metrics(max(2, classes)))]
+    if options.keep_best.removeprefix("val_") not in known:
+        names = ", ".join(f"val_{name}" for name in known)
+        raise UsageError(f"--set keep_best={options.keep_best} is nothing that is measured. Choose one of {names}.")
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has lists only."""
+    return tuple(_tuples(v) for v in value) if isinstance(value, list | tuple) else value

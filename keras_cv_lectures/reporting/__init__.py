@@ -1,0 +1,31 @@
+"""What happens around a run folder after training: scores, exports with their scores, the report page.
+
+`evaluate_run` scores the best model and keeps the scores in the folder; `export_run` exports it, scores the file and
+notes it there; `refresh_report` writes `report.html` from what the folder holds. Paths that `run.json` and
+`exports.json` keep hold from any working directory.
+"""
+
+from keras_cv_lectures.reporting.exports import MIN_CALIBRATION, export_run
+from keras_cv_lectures.reporting.pages import REPORT, SCORES, evaluate_run, refresh_report, report_evaluation
+from keras_cv_lectures.reporting.runs import (
+    absolute_spec,
+    count_trained_on,
+    picture_root,
+    record_seconds,
+    validation_source,
+)
+
+__all__ = [
+    "MIN_CALIBRATION",
+    "REPORT",
+    "SCORES",
+    "absolute_spec",
+    "count_trained_on",
+    "evaluate_run",
+    "export_run",
+    "picture_root",
+    "record_seconds",
+    "refresh_report",
+    "report_evaluation",
+    "validation_source",
+]

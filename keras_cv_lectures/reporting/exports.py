@@ -1,0 +1,214 @@
+"""Exports of a run, scored on its validation data and noted in its folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_cv_lectures.data import Source, has_splits, open_source
+from keras_cv_lectures.errors import DataError, ModelError
+from keras_cv_lectures.exporting import export_saved_model, export_tflite, update_card
+from keras_cv_lectures.exporting.tflite import MIN_EXAMPLES as MIN_CALIBRATION
+from keras_cv_lectures.files import write_json
+from keras_cv_lectures.geometry.tiles import cut_window
+from keras_cv_lectures.metadata import Metadata, read_metadata, read_run
+from keras_cv_lectures.preprocessing import resize_example
+from keras_cv_lectures.recipe import Recipe
+from keras_cv_lectures.reporting.pages import EXPORTS, REPORT, refresh_report
+from keras_cv_lectures.reporting.runs import read_json, validation_source
+from keras_cv_lectures.runners import load_keras_model, load_runner
+from keras_cv_lectures.systems import SYSTEMS
+
+_CALIBRATION = 200
+_Pair = tuple[int, int]
+
+
+def export_run(
+    path: Path,
+    *,
+    out: Path,
+    file_format: str = "tflite",
+    precision: str = "float32",
+    spec: str | None = None,
+    size: tuple[int, int] | None = None,
+    dynamic: bool = False,
+    progress: Callable[[str], Any] | None = None,
+) -> dict[str, Any]:
+    """Exports the model at `path` and measures the file on labelled pictures where there are any.
+
+    Args:
+        path: a run folder or a `.keras` file.
+        out: folder for the export.
+        file_format: "tflite" or "saved_model".
+        precision: "float32", "float16" or "int8".
+        spec: pictures to calibrate int8 with, and to score the file on (the layout's validation split where it has
+            one); the run's own data by default.
+        size: (height, width) of the input; the run's by default. Of a network of valid convolutions it is the size
+            that is answered for, and the file's input is larger by the network's context.
+        dynamic: height and width stay open.
+        progress: label -> context manager that is called with (done, total).
+
+    Returns:
+        What was measured, for a person to read; "file" is the path, "report" the run's page or None.
+
+    Raises:
+        ModelError, DataError: the settings exclude each other, the pictures are missing or too few, or the exporter
+            refuses. A failure to open the data that the file is only to be scored on is logged instead.
+    """
+    if path.suffix == ".tflite" or (path / "saved_model.pb").exists():
+        raise ModelError(f"{path} is an export already. Export from the run folder or the `.keras` file.")
+    if file_format == "saved_model" and precision != "float32":
+        raise ModelError(f"a SavedModel is float32; {precision} needs --format tflite.")
+    if precision == "int8" and dynamic:
+        raise ModelError("int8 needs a fixed input size: drop --dynamic, or choose float32 or float16.")
+    model, metadata, run = load_keras_model(path), read_metadata(path), read_run(path)
+    recipe = SYSTEMS.get(metadata.system)
+    context = recipe.context(metadata.config or {}) if recipe else None
+    if dynamic and context:
+        raise ModelError(
+            f"{path} answers only for the middle of its input, so that its size must be fixed: drop --dynamic."
+        )
+    size = None if dynamic else size or metadata.input_size
+    if size is None and not dynamic and None in model.input_shape[1:3] and (context or file_format == "tflite"):
+        or_else = "" if context else ", or use --dynamic"
+        raise ModelError(f"{path} works at any size; choose the export's with --size HEIGHTxWIDTH{or_else}.")
+    # A network of valid convolutions that was trained on windows of larger pictures is run in windows again.
+    in_windows = context is not None and metadata.input_size is None
+    metadata = Metadata(**{**metadata.to_json(), "input_size": None if in_windows else size})
+    window, margin = _window(context, size)
+    pictures = None
+    if precision == "int8":
+        source, indices = _calibration_data(spec, run, metadata)
+        read = _picture_reader(source, model.input_shape, None if in_windows else size, window, margin)
+        pictures = (read(index) for index in indices)
+    out.mkdir(parents=True, exist_ok=True)
+    name = metadata.system or path.stem
+    if file_format == "saved_model":
+        result = export_saved_model(model, out / f"{name}_saved_model", input_shape=window, metadata=metadata)
+    else:
+        result = export_tflite(
+            model,
+            out / f"{name}_{precision}{'_dynamic' if dynamic else ''}.tflite",
+            precision=precision,
+            representative=pictures,
+            input_shape=window,
+            dynamic=dynamic,
+            metadata=metadata,
+        )
+    scores = _score_file(result.path, spec, run, progress)
+    card = update_card(result.path, metrics=scores, reference=recipe.reference.paper if recipe else None)
+    latency = card.get("latency_ms", {})
+    row = {
+        "file": str(result.path),
+        "format": file_format,
+        "precision": precision,
+        "size_bytes": result.size_bytes,
+        "latency_ms_1_thread": latency.get("1"),
+        "latency_ms_2_threads": latency.get("2"),
+        "mean_iou": scores.get("mean_iou"),
+        "max_difference": result.max_difference,
+        "label_agreement": result.label_agreement,
+        "operators_ok": True if file_format == "tflite" else None,
+    }
+    return {**row, "report": _keep_row(Path(run["folder"]), row, recipe, run) if run else None}
+
+
+def _window(context: Callable | None, size: _Pair | None) -> tuple[_Pair | None, _Pair]:
+    """(height, width) of the network's input that answers for `size`, and how far it reaches beyond it."""
+    if context is None or size is None:
+        return size, (0, 0)
+    (height, above), (width, left) = (context(side) for side in size)
+    return (height, width), (above, left)
+
+
+def _calibration_data(spec: str | None, run: Mapping[str, Any], metadata: Metadata) -> tuple[Source, list[int]]:
+    """A source and the pictures of it to calibrate with, evenly spread over those that were trained on.
+
+    Raises:
+        DataError: there are too few; the message says what to do.
+    """
+    repair = f"Pass --data SPEC with at least {MIN_CALIBRATION} pictures, or choose --precision float16."
+    known = spec or run.get("data")
+    if not known:
+        raise DataError(f"int8 needs pictures to calibrate with, and none are known for this model. {repair}")
+    try:
+        source = open_source(known, split="train" if has_splits(known) else None, like=_named(metadata))
+    except DataError as error:
+        if spec:
+            raise
+        raise DataError(f"the training pictures, which int8 is calibrated with, are gone: {error}\n{repair}") from error
+    held_out = set() if spec else set(run.get("val_ids", ()))
+    indices = [i for i, name in enumerate(source.ids) if name not in held_out]
+    if len(indices) < MIN_CALIBRATION:
+        raise DataError(
+            f"int8 needs at least {MIN_CALIBRATION} pictures to calibrate with, because fewer leave activation ranges "
+            f"that real pictures exceed; {source.name} has {len(indices)} to train on. {repair}"
+        )
+    chosen = np.linspace(0, len(indices) - 1, min(len(indices), _CALIBRATION)).round().astype(int)
+    return source, [indices[i] for i in chosen]
+
+
+def _picture_reader(
+    source: Source, input_shape: tuple[int | None, ...], size: _Pair | None, window: _Pair | None, margin: _Pair
+) -> Callable[[int], np.ndarray]:
+    """Index -> picture (H, W, C) uint8 as the exported network sees it.
+
+    Args:
+        size: that pictures are resized to; None for a window from the middle of each at its own resolution.
+        window: of the network, mirrored by `margin` beyond the resized picture.
+    """
+    fixed, channels = input_shape[1:3], input_shape[-1]
+
+    def read(index: int) -> np.ndarray:
+        image = source[index]["image"]
+        if image.shape[-1] != channels:
+            raise DataError(
+                f"{source.name} has {image.shape[-1]} channels, the model takes {channels}. Add channels={channels} to "
+                "the data specification."
+            )
+        if window is None:
+            return resize_example({"image": image}, fixed)["image"]
+        if size is None:
+            middle = tuple((have - want) // 2 for have, want in zip(image.shape[:2], window, strict=True))
+            return cut_window(image, middle, window)
+        return cut_window(resize_example({"image": image}, size)["image"], (-margin[0], -margin[1]), window)
+
+    return read
+
+
+def _score_file(path: Path, spec: str | None, run, progress) -> dict[str, float]:
+    """Mean IoU and pixel accuracy of the exported file on the validation data; empty where there is none."""
+    metadata = read_metadata(path)
+    source = open_source(spec, split="val", like=_named(metadata)) if spec else validation_source(run)
+    recipe = SYSTEMS.get(metadata.system)
+    if source is None or recipe is None:
+        return {}
+    if progress is None:
+        evaluation = recipe.evaluate(load_runner(path), source)
+    else:
+        with progress(f"measuring {path.name} on {source.name}") as update:
+            evaluation = recipe.evaluate(load_runner(path), source, progress=update)
+    return {
+        "mean_iou": float(evaluation.scores["mean_iou"]),
+        "pixel_accuracy": float(evaluation.scores["pixel_accuracy"]),
+    }
+
+
+def _keep_row(folder: Path, row: dict[str, Any], recipe: Recipe | None, run) -> Path | None:
+    """Notes an export in the run folder, by a path that holds when the folder is moved. Returns the report."""
+    file = Path(os.path.abspath(row["file"]))
+    root = Path(os.path.abspath(folder))
+    row = {**row, "file": file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file)}
+    rows = [r for r in read_json(folder / EXPORTS).get("rows", []) if r["file"] != row["file"]]
+    write_json(folder / EXPORTS, {"rows": [*rows, row]})
+    if recipe is None or not (folder / REPORT).exists():
+        return None
+    return refresh_report(recipe, folder, validation_source(run))
+
+
+def _named(metadata: Metadata) -> Metadata | None:
+    return metadata if metadata.classes else None

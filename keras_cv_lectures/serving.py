@@ -1,0 +1,95 @@
+"""What is served of a model: its serving function, that function with constant weights, and what it costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import keras
+import tensorflow as tf
+
+from keras_cv_lectures.errors import ModelError
+from keras_cv_lectures.postprocessing.segmentation import serving_outputs
+
+
+def serving_function(model: keras.Model):
+    def serve(image):
+        return serving_outputs(model(tf.cast(image, "float32"), training=False), model.output_names[0])
+
+    return tf.function(serve, autograph=False)
+
+
+def freeze(model: keras.Model, input_shape: tuple[int | None, ...], *, dtype: str = "float32"):
+    """Serving function of a model with its weights as constants.
+
+    TensorFlow then folds batch normalisation into the convolutions, fuses bias and ReLU, and prepares the weights for
+    oneDNN once instead of at every call.
+
+    Args:
+        input_shape: (B or None, H or None, W or None, C) of the batch.
+        dtype: "float32" or "uint8", of the pictures.
+
+    Returns:
+        A concrete function: tensor of `dtype` -> list of the outputs of `serving_outputs`, in the order of their
+        sorted names; its attribute `output_names` has the names.
+
+    Raises:
+        ModelError: the model changes a variable while it predicts.
+    """
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    concrete = serving_function(model).get_concrete_function(tf.TensorSpec(input_shape, dtype, name="image"))
+    changing = sorted({op.name.rpartition("/")[0] for op in _nodes(concrete.graph) if "Assign" in op.type})
+    if changing:
+        raise ModelError(
+            f"{model.name} changes variables while it predicts (in {', '.join(changing)}), so its weights cannot "
+            "become constants. Remove layers that draw random numbers or keep a state at inference."
+        )
+    frozen = convert_variables_to_constants_v2(concrete)
+    frozen.output_names = sorted(concrete.structured_outputs)
+    return frozen
+
+
+def gflops(model: keras.Model, input_shape: tuple[int, int, int] | tuple[int, int]) -> float:
+    """Billions of floating-point operations a picture: twice the multiply-adds of convolutions and matrix products.
+
+    Counted on the graph with that picture size, so padding inside the model and nested models are included. Loops
+    count once; normalisation, activations and pooling count nothing.
+
+    Args:
+        input_shape: (height, width) or (height, width, channels), all known.
+    """
+    shape = (1, *input_shape[:2], model.input_shape[-1])
+    # Not the frozen graph: freezing forgets some shapes.
+    graph = serving_function(model).get_concrete_function(tf.TensorSpec(shape, "float32", name="image")).graph
+    return sum(_operations(node) for node in _nodes(graph)) / 1e9
+
+
+def _operations(node: tf.Operation) -> int:
+    """Floating-point operations of one graph node."""
+
+    def size(tensor) -> int:
+        return math.prod(int(d) for d in tensor.shape)
+
+    if node.type == "Conv2D":
+        *window, channels, _ = node.inputs[1].shape  # channels of one group
+        return 2 * size(node.outputs[0]) * math.prod(window) * channels
+    if node.type == "Conv3D":
+        return 2 * size(node.outputs[0]) * math.prod(node.inputs[1].shape[:-1])
+    if node.type == "DepthwiseConv2dNative":
+        return 2 * size(node.outputs[0]) * math.prod(node.inputs[1].shape[:2])
+    if node.type == "Conv2DBackpropInput":  # transposed convolution: each input element meets the whole kernel
+        return 2 * size(node.inputs[2]) * math.prod(node.inputs[1].shape[:3])
+    if node.type in ("MatMul", "BatchMatMulV2"):
+        transposed = node.get_attr("transpose_a" if node.type == "MatMul" else "adj_x")
+        return 2 * size(node.outputs[0]) * int(node.inputs[0].shape[-2 if transposed else -1])
+    return 0
+
+
+def _nodes(graph: tf.Graph) -> Iterator[tf.Operation]:
+    """Nodes of a graph and of the functions that it calls: Keras wraps grouped convolutions in one."""
+    for node in graph.get_operations():
+        if node.type in ("PartitionedCall", "StatefulPartitionedCall"):
+            yield from _nodes(graph._get_function(node.get_attr("f").name).graph)
+        else:
+            yield node

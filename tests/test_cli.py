@@ -1,0 +1,648 @@
+"""The command line as a stranger meets it: every command, from relative paths, with its last lines and exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_cv_lectures import cli
+from keras_cv_lectures.benchmarking import BenchmarkRow
+from keras_cv_lectures.cli import commands, demo, main, settings, training
+from keras_cv_lectures.cli.terminal import Progress, quiet
+from keras_cv_lectures.data import open_source, shapes_source
+from keras_cv_lectures.metadata import read_metadata
+from keras_cv_lectures.recipe import TrainingOptions
+from keras_cv_lectures.reporting import absolute_spec
+from keras_cv_lectures.systems import SYSTEMS
+
+TINY = "--set filters=2 --set depth=1 --set epochs=1 --set batch_size=10".split()
+SIZE = (32, 40)
+
+
+def call(*words):
+    """Runs a command; returns (exit code, standard output, standard error)."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = main([str(word) for word in words])
+        except SystemExit as stop:  # argparse
+            code = stop.code
+    return code, out.getvalue(), err.getvalue()
+
+
+def write_pictures(folder, count, *, size=SIZE, grey=False):
+    """`images/` and `masks/` with the class ids of generated shapes."""
+    source = shapes_source(count, size=size)
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for index, example in enumerate(source):
+        image = example["image"][..., 0] if grey else example["image"]
+        Image.fromarray(image).save(folder / "images" / f"p{index}.png")
+        Image.fromarray(example["mask"].astype(np.uint8)).save(folder / "masks" / f"p{index}.png")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with pictures in `data/`, where commands are typed with relative paths."""
+    folder = tmp_path_factory.mktemp("place")
+    write_pictures(folder / "data", 120)
+    write_pictures(folder / "other", 3, size=(24, 30))
+    write_pictures(folder / "grey", 2, grey=True)
+    (folder / "elsewhere").mkdir()
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _typed_in(place, monkeypatch):
+    monkeypatch.chdir(place)
+
+
+@pytest.fixture(scope="module")
+def trained(place):
+    """What `kcvl train` printed; the run is `run` in `place`."""
+    with contextlib.chdir(place):
+        code, out, err = call("train", "unet", "--data", "folder:data/images,data/masks", *TINY, "--out", "run")
+    assert code == 0, err
+    return out, err
+
+
+@pytest.fixture(scope="module")
+def exported(place, trained):
+    """precision or format -> (what `kcvl export` printed, the file); typed in another folder than the training was."""
+    results = {}
+    for name, words, file in (
+        ("float32", [], "unet_float32.tflite"),
+        ("int8", ["--precision", "int8"], "unet_int8.tflite"),
+        ("saved_model", ["--format", "saved_model"], "unet_saved_model"),
+    ):
+        with contextlib.chdir(place / "elsewhere"):
+            code, out, err = call("export", "../run", *words, "--out", "../run/exports")
+        assert code == 0, err
+        results[name] = out, place / "run" / "exports" / file
+    return results
+
+
+def test_train_says_what_it_understood_wrote_and_what_comes_next(trained):
+    out, err = trained
+    lines = out.splitlines()
+    assert lines[0].startswith("Note: data/images: Mask values were taken as the classes 0..6.")
+    assert "102 pictures at 32x40, 7 classes, 1 epoch in batches of 10; 18 pictures to validate" in lines[1]
+    assert sum(line.startswith("Note:") for line in lines) == 1
+    assert re.search(r"^mean IoU +0\.\d{4}$", out, re.M)
+    assert "wrote run/best.keras\n      run/history.csv\n      run/report.html\n" in out
+    assert lines[-3:] == [
+        "next  open run/report.html",
+        "      kcvl predict run PICTURE --out predictions",
+        "      kcvl export run --precision int8 --out run/exports",  # 100 pictures are there.
+    ]
+    assert err == "evaluating the best epoch (18 pictures) ...\n"
+
+
+def test_a_run_knows_its_data_from_any_folder(trained, place):
+    run = json.loads((place / "run" / "run.json").read_text())
+    assert run["data"] == run["val_data"] == f"folder:{place}/data/images,{place}/data/masks"
+    assert run["command"].startswith("kcvl train unet --data folder:data/images,data/masks --set filters=2")
+    assert run["seconds"] > 0
+    assert run["val_ids"] == [f"p{i}" for i in range(102, 120)]
+    assert run["train_root"] == f"{place}/data/images"
+
+
+def test_evaluate_gives_the_scores_of_the_training(trained, place, monkeypatch):
+    (place / "val.txt").write_text("\n".join(f"p{i}" for i in range(102, 120)))
+    monkeypatch.chdir(place / "elsewhere")
+    spec = "folder:../data/images,../data/masks,list=../val.txt"
+    code, out, err = call("evaluate", "../run", "--data", spec, "--out", "scores")
+    assert code == 0, err
+    assert "18 pictures of ../data/images, compared at 32x40 pixels" in out
+    assert "trained on" not in out
+    assert out.endswith(
+        "wrote scores/scores.json\n      scores/report.html\nnext  kcvl predict ../run PICTURE --out predictions\n"
+    )
+    found = json.loads(Path("scores/scores.json").read_text())
+    trained_scores = json.loads((place / "run" / "evaluation.json").read_text())["scores"]
+    assert found["scores"]["mean_iou"] == pytest.approx(trained_scores["mean_iou"], abs=1e-6)
+    assert "data:image/png;base64" in Path("scores/report.html").read_text()
+
+
+def test_evaluate_tells_pictures_that_were_trained_on(trained, place):
+    out = call("evaluate", "run", "--data", "folder:data/images,data/masks")[1]
+    assert "Note: 102 of these pictures were trained on" in out
+    # Other pictures of the same names were not.
+    code, out, _ = call("evaluate", "run", "--data", "folder:other/images,other/masks", "--original-size")
+    assert code == 0
+    assert "trained on" not in out
+    assert "compared at each picture's own size" in out
+
+
+def test_predict_pictures_folders_and_grey_ones(trained, place):
+    code, out, err = call("predict", "run", "data/images/p0.png", "other/images", "grey/images", "--out", "predicted")
+    assert code == 0, err
+    names = sorted(path.name for path in Path("predicted").iterdir())
+    stems = [
+        "data_images_p0",
+        *(f"grey_images_p{i}" for i in range(2)),
+        *(f"other_images_p{i}" for i in range(2)),
+        "p2",
+    ]
+    assert names == sorted(f"{stem}_{kind}.png" for stem in stems for kind in ("classes", "overlay"))
+    with Image.open("predicted/p2_classes.png") as picture:
+        assert picture.size == (30, 24)
+    assert re.search(r"^wrote predicted/\S+\n( +predicted/\S+\n){3}      and 8 more\nnext  look at predicted\n$", out)
+
+
+def test_predict_in_tiles(trained):
+    assert call("predict", "run", "data/images/p1.png", "--tile", 24, "--out", "tiled")[0] == 0
+    assert call("predict", "run", "data/images/p1.png", "--tile", "0", "--out", "tiled")[0] == 2
+
+
+def test_predict_goes_on_after_a_broken_picture(trained, place):
+    folder = place / "some"
+    folder.mkdir()
+    good = (place / "data" / "images" / "p3.png").read_bytes()
+    (folder / "good.png").write_bytes(good)
+    (folder / "cut.png").write_bytes(good[: len(good) // 2])
+    code, out, err = call("predict", "run", "some", "missing.png", "--out", "predicted_some")
+    assert code == 1
+    assert "skipped: some/cut.png is truncated or damaged" in err
+    assert "skipped: missing.png does not exist" in err
+    assert "wrote predicted_some/good_classes.png\n      predicted_some/good_overlay.png\n" in out
+    code, out, err = call("predict", "run", "missing.png", "--out", "nothing")
+    assert (code, out) == (1, "")
+    assert err.endswith("kcvl: no picture could be predicted; see the lines above.\n")
+    assert not Path("nothing").exists()
+
+
+def test_export_measures_the_file_and_says_where_it_is(exported):
+    for kind, (out, path) in exported.items():
+        assert path.exists()
+        assert re.search(r"^mean IoU of the file +0\.\d+$", out, re.M), kind
+        assert f"wrote {Path('../run/exports') / path.name}\n" in out
+        assert "../run/report.html\n" in out
+        assert (
+            f"next  kcvl predict ../run/exports/{path.name} PICTURE --out predictions\n      read ../run/exports/"
+            in out
+        )
+
+
+@pytest.mark.parametrize("kind", ["float32", "int8", "saved_model"])
+def test_an_export_scores_what_its_card_says_and_what_the_model_scores(exported, place, kind, monkeypatch):
+    (place / "val.txt").write_text("\n".join(f"p{i}" for i in range(102, 120)))
+    path = exported[kind][1]
+    card = json.loads((path / "model_card.json" if path.is_dir() else path.with_suffix(".json")).read_text())
+    monkeypatch.chdir(place / "elsewhere")
+    spec = "folder:../data/images,../data/masks,list=../val.txt"
+    code, out, err = call("evaluate", os.path.relpath(path), "--data", spec)
+    assert code == 0, err
+    score = float(re.search(r"^mean IoU +(\S+)$", out, re.M).group(1))
+    assert score == pytest.approx(card["metrics"]["mean_iou"], abs=1e-4)
+    if kind != "int8":
+        model = json.loads((place / "run" / "evaluation.json").read_text())["scores"]["mean_iou"]
+        assert score == pytest.approx(model, abs=1e-3)
+
+
+def test_the_report_shows_curves_pictures_and_exports_after_exporting(exported, place):
+    page = (place / "run" / "report.html").read_text()
+    assert page.count("data:image/png;base64") >= 8
+    rows = re.search(r'id="export-table".*?</table>', page, re.DOTALL).group(0)
+    assert rows.count("<tr>") == 1 + len(exported)
+    for _, path in exported.values():
+        assert path.name in rows
+    assert "training time" in page  # Kept when the page is written again.
+
+
+def test_exports_are_found_again_after_the_run_folder_moved(exported, place, tmp_path):
+    import shutil
+
+    from keras_cv_lectures.reporting import refresh_report
+
+    moved = tmp_path / "moved"
+    shutil.copytree(place / "run", moved)
+    shutil.move(place / "run", place / "hidden")
+    try:
+        refresh_report(SYSTEMS["unet"], moved, None)
+    finally:
+        shutil.move(place / "hidden", place / "run")
+    assert "unet_int8.tflite" in (moved / "report.html").read_text()
+
+
+def test_a_tflite_file_alone_works_without_names(exported, place):
+    Path("alone").mkdir()
+    Path("alone/m.tflite").write_bytes(exported["float32"][1].read_bytes())
+    assert read_metadata("alone/m.tflite").classes == ()
+    # Masks that show fewer classes than the model has are still read as its first classes.
+    Path("few").mkdir()
+    for name in ("images", "masks"):
+        Path("few", name).mkdir()
+    Image.fromarray(open_source("shapes:count=1,size=32x40")[0]["image"]).save("few/images/a.png")
+    mask = np.zeros(SIZE, np.uint8)
+    mask[3:9, 4:9] = 1
+    Image.fromarray(mask).save("few/masks/a.png")
+    code, out, err = call("evaluate", "alone/m.tflite", "--data", "folder:few/images,few/masks")
+    assert code == 0, err
+    assert re.search(r"^class 6 ", out, re.M)
+    code, out, err = call("predict", "alone/m.tflite", "few/images/a.png", "--out", "alone/predicted")
+    assert code == 0, err
+    assert Path("alone/predicted/a_overlay.png").exists()
+
+
+def test_resume_takes_the_settings_of_the_run(trained, place, tmp_path):
+    import shutil
+
+    run = shutil.copytree(place / "run", tmp_path / "run")
+    words = ["train", "unet", "--data", "folder:data/images,data/masks", "--out", run]
+    code, out, err = call(*words)
+    assert (code, "already holds a training. Continue it with --resume" in err) == (1, True)
+    code, out, err = call(*words, "--resume", "--set", "filters=4")
+    assert code == 2
+    assert "--resume continues the network" in err
+    assert "filters=4 (2 in the run)" in err
+    code, out, err = call(*words, "--resume", "--set", "epochs=2")
+    assert code == 0, err
+    assert "2 epochs in batches of 10" in out
+    assert "continuing after epoch 1" in out
+    again = json.loads((run / "run.json").read_text())
+    assert again["config"] == {"filters": 2, "depth": 1}
+    assert again["seconds"] > json.loads((place / "run" / "run.json").read_text())["seconds"]
+    assert len((run / "history.csv").read_text().splitlines()) == 3
+    other = ["train", "unet", "--data", "folder:other/images,other/masks,labels=labels.txt", "--out", run, "--resume"]
+    Path("labels.txt").write_text("".join(f"{i} shape{i}\n" for i in range(7)))
+    code, out, err = call(*other)
+    assert (code, "Continue with the same data" in err) == (1, True)
+
+
+def test_resume_says_that_nothing_was_begun_or_all_is_done(trained, tmp_path):
+    assert training._resumption(tmp_path, TrainingOptions()).startswith("there is no checkpoint")
+    done = training._resumption(Path("run"), TrainingOptions(epochs=1))
+    assert done == "all 1 epochs are done already; --set epochs=2 would go on"
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "state.json").write_text("{")
+    with pytest.raises(ValueError, match="state.json is damaged"):
+        training._resumption(tmp_path, TrainingOptions())
+
+
+TRAIN = ["train", "unet", "--data", "folder:data/images,data/masks", *TINY, "--out", "never"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "parts"),
+    [
+        ([], 2, ["the following arguments are required: COMMAND", "kcvl --help"]),
+        (["frobnicate"], 2, ["invalid choice: 'frobnicate'", "train"]),
+        (["predict", "run"], 2, ["kcvl predict: the following arguments are required: PATH, --out"]),
+        (["train", "unett", *TRAIN[2:]], 2, ["there is no system 'unett'. Systems: unet."]),
+        ([*TRAIN, "--set", "epoch=3"], 2, ["unet has no option `epoch`. Close: epochs", "Augmentation: flip"]),
+        ([*TRAIN, "--set", "epochs"], 2, ["--set takes OPTION=VALUE. Received: 'epochs'"]),
+        ([*TRAIN, "--set", "learning_rate=fast"], 2, ["`learning_rate` takes a number. Received: 'fast'"]),
+        ([*TRAIN, "--set", "input_size=32"], 2, ["`input_size` takes two numbers, such as 180x240"]),
+        ([*TRAIN, "--set", "loss=foo"], 2, ["`loss` must be a sum of"]),
+        ([*TRAIN, "--set", "rotate=abc"], 2, ["`rotate` takes a number. Received: 'abc'"]),
+        ([*TRAIN, "--set", "fill=black"], 2, ["fill: expected 'reflect' or 'constant', received"]),
+        ([*TRAIN, "--set", "seed=-1"], 2, ["`seed` must be at least 0. Received: -1"]),
+        ([*TRAIN, "--set", "filters=0"], 2, ["unet cannot be built with filters=0, depth=1"]),
+        ([*TRAIN, "--set", "keep_best=val_x"], 2, ["keep_best=val_x is nothing that is measured", "val_mean_iou"]),
+        ([*TRAIN, "--val", "folder:gone,gone"], 1, ["gone is not a folder. Check the path."]),
+        ([*TRAIN[:-1], "labels.txt"], 2, ["--out labels.txt is a file. Name a folder."]),
+        (["train", "unet", "--data", "nowhere", "--out", "never"], 1, ["is no data specification", "camvid:DIR"]),
+        (
+            ["train", "unet", "--data", "folder:data/images", "--out", "never"],
+            1,
+            ["2 path(s) expected after 'folder:'"],
+        ),
+        (["evaluate", "gone", "--data", "shapes"], 1, ["There is no gone. Expected a run folder with best.keras"]),
+        (["evaluate", "data", "--data", "shapes"], 1, ["data holds neither best.keras"]),
+        (["predict", "gone.tflite", "data/images/p0.png", "--out", "never"], 1, ["There is no gone.tflite"]),
+        (["predict", "run", "data/images", "--out", "data/images"], 2, ["is the folder of the pictures"]),
+        (["export", "run", "--size", "32", "--out", "never"], 2, ["--size takes HEIGHTxWIDTH, such as 180x240"]),
+        (["export", "run", "--precision", "int8", "--dynamic", "--out", "never"], 2, ["int8 needs a fixed input size"]),
+        (["export", "run", "--dynamic", "--size", "32x40", "--out", "never"], 2, ["Drop one of them"]),
+        (
+            ["export", "run", "--format", "saved_model", "--precision", "int8", "--out", "n"],
+            2,
+            ["SavedModel is float32"],
+        ),
+        (["benchmark", "unet", "--set", "epochs=3"], 2, ["options of the network only"]),
+        (["benchmark", "unet", "--repeats", "0"], 2, ["a whole number of at least 1 is expected, not '0'"]),
+        (["doctor", "nowhere"], 1, []),
+    ],
+    ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else None,
+)
+def test_what_is_wrong_is_said_with_the_repair(words, code, parts):
+    Path("labels.txt").touch()
+    found, out, err = call(*words)
+    assert found == code, err
+    for part in parts:
+        assert part in err
+    assert "Traceback" not in err
+    assert not Path("never").exists()
+    if code == 2 and words:
+        assert "--help`." in err
+
+
+@pytest.mark.usefixtures("trained")
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (
+            ["evaluate", "run", "--data", "camvid:camvid"],
+            ["the model has 7 classes (class 0, ", "camvid val has 11 (Sky, ", "labels=FILE"],
+        ),
+        (
+            ["export", "run", "--precision", "int8", "--data", "folder:other/images,other/masks", "--out", "never"],
+            ["int8 needs at least 100 pictures", "has 3 to train on", "--precision float16"],
+        ),
+        (["export", "run/best.keras", "--out", "labels.txt"], ["--out labels.txt is a file"]),
+    ],
+)
+def test_what_does_not_fit_the_model_is_refused(place, words, parts):
+    Path("labels.txt").touch()
+    for name, values in (("val", 200), ("valannot", 3)):
+        (place / "camvid" / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((*SIZE, 3) if name == "val" else SIZE, values, np.uint8)).save(f"camvid/{name}/a.png")
+    code, _, err = call(*words)
+    assert code == (2 if "a file" in parts[0] else 1)
+    for part in parts:
+        assert part in err
+
+
+def test_exports_of_lone_files_say_what_is_missing(trained, tmp_path):
+    lone = tmp_path / "lone.keras"
+    lone.write_bytes(Path("run/best.keras").read_bytes())
+    assert "choose the export's with --size HEIGHTxWIDTH" in call("export", lone, "--out", tmp_path)[2]
+    code, _, err = call("export", lone, "--size", "32x40", "--precision", "int8", "--out", tmp_path)
+    assert (code, "none are known for this model. Pass --data SPEC" in err) == (1, True)
+
+
+def test_exporting_an_export_is_refused(exported):
+    code, _, err = call("export", exported["int8"][1], "--out", "never")
+    assert (code, "is an export already" in err) == (1, True)
+
+
+def test_a_truncated_picture_stops_the_training_by_name(place, tmp_path):
+    write_pictures(tmp_path / "cut", 12)
+    path = tmp_path / "cut" / "images" / "p4.png"
+    path.write_bytes(path.read_bytes()[:200])
+    spec = f"folder:{tmp_path}/cut/images,{tmp_path}/cut/masks"
+    code, _, err = call("train", "unet", "--data", spec, *TINY, "--out", tmp_path / "run")
+    assert code == 1
+    assert f"{path} is truncated or damaged" in err
+    assert f"`kcvl doctor {spec}` names every file at fault." in err
+    code, out, err = call("doctor", spec)
+    assert code == 1
+    assert f"  - {path} is truncated" in out
+    assert "Training would fail" in out
+    assert out.endswith(f"next  repair what is listed under problems, then run `kcvl doctor {spec}` again\n")
+
+
+def test_doctor_passes_good_data(place):
+    code, out, _ = call("doctor", "folder:other/images,other/masks")
+    assert code == 0
+    assert "Mask values were taken as the classes" in out
+    assert out.endswith("next  kcvl train unet --data folder:other/images,other/masks --out runs/mine\n")
+
+
+def test_ctrl_c_ends_with_advice(place, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train", interrupted)
+    code, _, err = call("train", "unet", "--data", "shapes:count=2,size=32x40", *TINY, "--out", "never")
+    assert code == 1
+    assert err.endswith("kcvl: interrupted. Complete epochs are kept in never: the same command with --resume continues "
+                        "after the last.\n")  # fmt: skip
+    monkeypatch.setattr(commands, "load_runner", interrupted)
+    assert call("predict", "run", "data/images/p0.png", "--out", "never")[0] == 1
+
+
+def test_full_memory_ends_with_advice(monkeypatch):
+    import tensorflow as tf
+
+    def full(error):
+        def fail(*args, **kwargs):
+            raise error
+
+        return fail
+
+    monkeypatch.setattr(training, "train", full(tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")))
+    words = ["train", "unet", "--data", "shapes:count=2,size=32x40", *TINY, "--out", "never"]
+    code, _, err = call(*words)
+    assert (code, "a smaller --set batch_size" in err) == (1, True)
+    monkeypatch.setattr(training, "train", full(MemoryError()))
+    code, _, err = call(*words)
+    assert (code, "the memory is full" in err) == (1, True)
+
+
+def test_batches_that_replicas_cannot_share(place):
+    words = ["--strategy", "mirrored", "--set", "batch_size=3"]  # The tests' machine has two logical CPUs.
+    code, _, err = call("train", "unet", "--data", "shapes:count=4,size=32x40", *words, "--out", "never")
+    assert (code, "batch_size=3 cannot be shared by 2 replicas" in err) == (2, True)
+
+
+def test_input_size_is_the_most_frequent_one(tmp_path):
+    write_pictures(tmp_path, 4, size=(40, 48))
+    Image.new("RGB", (600, 300)).save(tmp_path / "images" / "p0.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("RGB", (40, 48)).save(tmp_path / "images" / "p1.png", exif=turned)  # Seen as 40 high, 48 wide.
+    source = open_source(f"folder:{tmp_path}/images,{tmp_path}/masks")
+    assert training.picture_sizes(source) == {(300, 600): 1, (40, 48): 3}
+    options, note = training.choose_input_size(source, TrainingOptions())
+    assert options.input_size == (40, 48)
+    assert note.startswith(
+        "Warning: the pictures have 2 sizes, 40x48 to 300x600 (height x width). All are stretched to"
+    )
+    assert "--set crop_size=" in note
+    assert training.choose_input_size(source, TrainingOptions(crop_size=(32, 32)))[0].input_size is None
+    assert training.choose_input_size(source, TrainingOptions(input_size=(8, 8))) == (
+        TrainingOptions(input_size=(8, 8)),
+        "",
+    )
+    options, note = training.choose_input_size(source.subset([0]), TrainingOptions())
+    assert (options.input_size, note.startswith("Note: pictures of 300x600 are shrunk")) == ((256, 512), True)
+
+
+def test_validation_data_is_the_split_or_the_last_pictures(tmp_path):
+    train_source, val_source, spec = training.open_training_data("shapes:count=8", None)
+    assert (len(train_source), len(val_source), spec) == (8, 2, "shapes:count=8")
+    write_pictures(tmp_path / "x", 20)
+    folder = f"folder:{tmp_path}/x/images,{tmp_path}/x/masks"
+    train_source, val_source, spec = training.open_training_data(folder, None)
+    assert (train_source.ids[-1], val_source.ids, spec) == ("p16", ("p17", "p18", "p19"), folder)
+    assert training.open_training_data(folder, folder)[1].ids == training.open_training_data(folder, folder)[0].ids
+    # A layout that has splits, of which only one is there.
+    (tmp_path / "camvid").mkdir()
+    (tmp_path / "x" / "images").rename(tmp_path / "camvid" / "train")
+    (tmp_path / "x" / "masks").rename(tmp_path / "camvid" / "trainannot")
+    train_source, val_source, spec = training.open_training_data(f"camvid:{tmp_path}/camvid", None)
+    assert (len(train_source), len(val_source), spec) == (17, 3, f"camvid:{tmp_path}/camvid,split=train")
+    assert training.open_training_data("shapes:count=2,split=train", None)[1:] == (None, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("180x240", (180, 240)),
+        ("0.5..2", (0.5, 2.0)),
+        ("1e-3", 1e-3),
+        ("true", True),
+        ("none", None),
+        ("cross_entropy+dice", "cross_entropy+dice"),
+        ("[2, 4]", [2, 4]),
+        ("0x10", (0, 10)),
+    ],
+)
+def test_values_of_settings(text, value):
+    assert settings.value_of(text) == value
+
+
+def test_settings_go_where_they_belong():
+    config, options, augmentation = settings.parse_settings(
+        SYSTEMS["unet"], ["filters=8", "epochs=3", "clip_norm=1", "rotate=5", "scale=0.5..2", "border_weights=true"]
+    )
+    assert config == {"filters": 8}
+    assert (options.epochs, options.clip_norm, options.border_weights) == (3, 1, True)
+    assert augmentation == {"rotate": 5, "scale": (0.5, 2.0)}
+
+
+def test_absolute_specifications(place, monkeypatch):
+    assert absolute_spec("shapes") == "shapes"
+    assert absolute_spec("shapes:count=4") == "shapes:count=4"
+    assert absolute_spec("camvid:x,split=val") == f"camvid:{place}/x,split=val"
+    assert absolute_spec("folder:a,../b,labels=l.txt,channels=1") == (
+        f"folder:{place}/a,{place.parent}/b,labels={place}/l.txt,channels=1"
+    )
+    assert absolute_spec("data") == f"folder:{place}/data/images,{place}/data/masks"  # a folder with a usual layout
+    (place / "a, b").mkdir()
+    monkeypatch.chdir(place / "a, b")
+    assert absolute_spec("camvid:x") == "camvid:x"
+
+
+def test_output_names_tell_pictures_apart(tmp_path):
+    paths = [tmp_path / p for p in ("a/x.png", "b/x.png", "b/y.png", "c/d/Z.jpg", "e/d/z.jpg", "f/w.png", "f/w.jpg")]
+    names = commands.output_names(paths)
+    assert list(names.values()) == ["a_x", "b_x", "y", "c_d_Z", "e_d_z", "w_png", "w_jpg"]
+    tricky = [Path("/a_b/c.png"), Path("/a/b_c.png"), Path("/c.png")]
+    assert len(set(commands.output_names(tricky).values())) == 3
+
+
+def test_help_is_worth_reading(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    page = capsys.readouterr().out
+    assert "examples:" in page
+    assert "exit codes: 0 done" in page
+    for command in ("doctor", "train", "evaluate", "predict", "export", "benchmark"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        page = capsys.readouterr().out
+        assert f"  kcvl {command} " in page
+        assert max(len(line) for line in page.splitlines()) <= 120
+
+
+def test_list_shows_every_system():
+    code, out, _ = call("list")
+    assert code == 0
+    assert all(name in out for name in SYSTEMS)
+    assert "31,030,658" in out
+
+
+def test_benchmark_measures_every_form(monkeypatch):
+    made = []
+    monkeypatch.setattr(commands, "export_tflite", lambda model, path, *, precision, **_: made.append(precision))
+    monkeypatch.setattr(commands, "export_saved_model", lambda model, path, **_: made.append("saved"))
+
+    def fake(forms, picture, *, repeats):
+        assert picture.shape == (16, 24, 3)
+        assert forms["Keras"].exists()
+        row = {"kind": "tflite", "min_ms": 1.0, "size_bytes": 2_000_000}
+        return [BenchmarkRow(name=n, threads=t, median_ms=2.0 / t, **row) for t in (1, 2) for n in forms]
+
+    monkeypatch.setattr(commands, "benchmark", fake)
+    code, out, err = call("benchmark", "unet", "--set", "filters=2", "--set", "depth=1", "--size", "16x24")
+    assert code == 0, err
+    assert made == ["saved", "float32", "float16", "int8"]
+    assert re.search(r"^TFLite int8 +2 +1 +1 +\S+ +2$", out, re.M)
+    assert "fastest: Keras with 2 threads; nothing was kept" in out
+
+
+def test_demo_takes_every_step(place, monkeypatch):
+    monkeypatch.setattr(demo, "TRAIN", "shapes:count=110,size=32x40")
+    monkeypatch.setattr(demo, "VAL", "shapes:count=8,size=32x40,split=val")
+    recipe = SYSTEMS["unet"]
+    tiny = dataclasses.replace(recipe.demo_options, epochs=1, batch_size=10, input_size=SIZE)
+    monkeypatch.setitem(
+        SYSTEMS, "unet", dataclasses.replace(recipe, demo={"filters": 2, "depth": 1}, demo_options=tiny)
+    )
+    code, out, err = call("demo", "--out", "demo run")
+    assert code == 0, err
+    for step in ("1/5 training unet on 110", "2/5", "3/5", "4/5", "5/5", "wrote demo run in"):
+        assert step in out
+    assert out.endswith(
+        "next  open 'demo run/report.html'\n      kcvl predict 'demo run' YOUR_PICTURE.jpg --out predictions\n"
+    )
+    assert re.search(r"tflite float32: (100.00|99.\d\d) % of the pixels as the model says", out)
+    assert len(list(Path("demo run/predictions").glob("*_overlay.png"))) == 4
+    page = Path("demo run/report.html").read_text()
+    assert "unet_int8.tflite" in page
+    code, _, err = call("demo", "--out", "demo run")
+    assert (code, "already holds a training" in err) == (1, True)
+
+
+def test_c_code_is_silent_and_python_is_not(capfd):
+    with quiet():
+        os.write(2, b"INFO: from C++\n")
+        sys.stderr.write("from Python\n")
+    os.write(2, b"afterwards\n")
+    err = capfd.readouterr().err
+    assert "C++" not in err
+    assert "from Python" in err
+    assert "afterwards" in err
+
+
+def test_progress_in_a_log_file_is_a_line_now_and_then(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("keras_cv_lectures.cli.terminal.time.monotonic", lambda: now[0])
+    err = io.StringIO()
+    with contextlib.redirect_stderr(err), Progress("counting") as progress:
+        for done in range(1, 101):
+            progress(done, 100)
+            now[0] += 1.0
+    assert err.getvalue().splitlines() == [
+        "counting (100 pictures) ...",
+        "counting: 31 of 100, 67 s left",
+        "counting: 61 of 100, 38 s left",
+        "counting: 91 of 100, 9 s left",
+    ]
+
+
+def test_progress_in_a_terminal_redraws_one_line(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    err = Terminal()
+    monkeypatch.setattr(sys, "stderr", err)
+    with Progress("counting") as progress:
+        progress(1, 2)
+        progress(2, 2)
+    assert err.getvalue() == "\rcounting: 2 of 2\n"
+
+
+def test_logging_is_left_as_it_was(place):
+    import logging
+
+    logger = logging.getLogger("keras_cv_lectures")
+    before = logger.handlers[:], logger.propagate, logger.level
+    call("doctor", "shapes:count=1")
+    assert (logger.handlers[:], logger.propagate, logger.level) == before
+    assert callable(cli.main)

@@ -1,0 +1,47 @@
+"""The ISBI 2012 pair of a trained model: threshold chosen on the training slices, scores on the held-out ones.
+
+    python tools/isbi_scores.py RUN IMAGES LABELS TRAIN_LIST HELD_OUT_LIST [--average]
+
+IMAGES and LABELS are folders of equal names (labels: 255 cell, 0 membrane), the lists name slices, one a line.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+
+from keras_cv_lectures import open_source, predict, predict_averaged
+from keras_cv_lectures.metrics import best_threshold, isbi_scores
+from keras_cv_lectures.runners import load_runner
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("run", "images", "labels", "train_list", "held_out_list"):
+        parser.add_argument(name)
+    parser.add_argument("--average", action="store_true", help="average eight mirrored and rotated versions")
+    arguments = parser.parse_args()
+    runner = load_runner(arguments.run)
+
+    def stack(list_file: str) -> tuple[np.ndarray, np.ndarray]:
+        source = open_source(f"folder:{arguments.images},{arguments.labels},list={list_file},channels=1")
+        cell, truth = [], []
+        for example in source:
+            image = example["image"]
+            found = predict_averaged(runner, image) if arguments.average else predict(runner, image).probabilities
+            cell.append(found[..., 1])
+            truth.append(example["mask"])
+        return np.stack(cell), np.stack(truth)
+
+    thresholds = np.linspace(0.02, 0.98, 49)
+    train, held_out = stack(arguments.train_list), stack(arguments.held_out_list)
+    on_train = isbi_scores(*train, thresholds)
+    for measure, shown in (("rand_f", "foreground-restricted Rand F"), ("pixel_error", "pixel error")):
+        threshold = best_threshold(on_train, measure)
+        score = isbi_scores(*held_out, [threshold])[threshold][measure]
+        print(f"{shown}: {score:.4f} at threshold {threshold:.2f} (training slices {on_train[threshold][measure]:.4f})")
+
+
+if __name__ == "__main__":
+    main()

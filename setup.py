@@ -18,7 +18,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     license_files=["LICENSE"],
-    packages=find_packages(include=["keras_cv_lectures", "keras_cv_lectures.*"]),
+    packages=find_packages(include=["keras_cv_lectures", "keras_cv_lectures.*", "kcvl"]),
     python_requires=">=3.11",
     install_requires=[
         # Keras 3.15 changes behaviour in private places that training.multiworker repairs; see its canary test.
@@ -31,10 +31,19 @@ setup(
         "matplotlib>=3.8",
     ],
     extras_require={
-        "test": ["pytest>=8", "ruff>=0.6", "build>=1", "setuptools>=77", "wheel", "nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6"],
+        "test": [
+            "pytest>=8",
+            "ruff>=0.6",
+            "build>=1",
+            "setuptools>=77",
+            "wheel",
+            "nbclient>=0.10",
+            "nbformat>=5.10",
+            "ipykernel>=6",
+        ],
         "tensorboard": ["tensorboard>=2.20"],
     },
-    entry_points={"console_scripts": ["kcvl=keras_cv_lectures.cli:main"]},
+    entry_points={"console_scripts": ["kcvl=kcvl:main"]},
     classifiers=[
         "License :: OSI Approved :: MIT License",
         "Programming Language :: Python :: 3",

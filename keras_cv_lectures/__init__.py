@@ -7,65 +7,40 @@
     model.fit(...)
     kcvl.export_tflite(model, "unet.tflite", input_shape=(180, 240))
 
-Names are imported when first used, so that `kcvl --help` answers at once and no import touches TensorFlow unasked.
+Importing the package registers its layers, losses and metrics with Keras, so that `.keras` files load in safe mode.
 """
-
-from __future__ import annotations
-
-import importlib
-from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-if TYPE_CHECKING:
-    from keras_cv_lectures.data import open_source
-    from keras_cv_lectures.evaluating import evaluate_segmentation
-    from keras_cv_lectures.exporting import export_saved_model, export_tflite
-    from keras_cv_lectures.predicting import predict, predict_averaged, predict_tiled
-    from keras_cv_lectures.runners import load_runner
-    from keras_cv_lectures.segmentation import build_unet
-    from keras_cv_lectures.systems import SYSTEMS
-    from keras_cv_lectures.training import train
-
-_HOME = {
-    "SYSTEMS": "systems",
-    "build_unet": "segmentation",
-    "evaluate_segmentation": "evaluating",
-    "export_saved_model": "exporting",
-    "export_tflite": "exporting",
-    "load_runner": "runners",
-    "open_source": "data",
-    "predict": "predicting",
-    "predict_averaged": "predicting",
-    "predict_tiled": "predicting",
-    "train": "training",
-}
-_FOLDERS = ("backbones", "data", "layers", "losses", "metrics", "preprocessing", "visualize")
+from keras_cv_lectures import backbones, data, layers, losses, metrics, preprocessing, visualize
+from keras_cv_lectures.data import open_source
+from keras_cv_lectures.evaluating import evaluate_segmentation
+from keras_cv_lectures.exporting import export_saved_model, export_tflite
+from keras_cv_lectures.predicting import predict, predict_averaged, predict_tiled
+from keras_cv_lectures.recipe import TrainingOptions
+from keras_cv_lectures.runners import load_runner
+from keras_cv_lectures.segmentation import build_unet
+from keras_cv_lectures.systems import SYSTEMS
+from keras_cv_lectures.training import train
 
 __all__ = [
     "SYSTEMS",
+    "TrainingOptions",
+    "backbones",
     "build_unet",
+    "data",
     "evaluate_segmentation",
     "export_saved_model",
     "export_tflite",
+    "layers",
     "load_runner",
+    "losses",
+    "metrics",
     "open_source",
     "predict",
     "predict_averaged",
     "predict_tiled",
+    "preprocessing",
     "train",
+    "visualize",
 ]
-
-
-def __getattr__(name: str):
-    if name in _HOME:
-        value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-        globals()[name] = value
-        return value
-    if name in _FOLDERS:
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*__all__, *_FOLDERS, "__version__"])

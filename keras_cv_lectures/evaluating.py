@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_cv_lectures.data import Source
 from keras_cv_lectures.errors import DataError
 from keras_cv_lectures.metrics import boundary_f1, confusion_matrix, scores
-from keras_cv_lectures.predicting import predict
+from keras_cv_lectures.predicting import as_runner, predict
 from keras_cv_lectures.preprocessing import resize_example
 from keras_cv_lectures.runners import Runner
 
@@ -45,7 +47,7 @@ class Evaluation:
 
 
 def evaluate_segmentation(
-    runner: Runner,
+    model: keras.Model | Runner | str | os.PathLike,
     source: Source,
     *,
     original_size: bool = False,
@@ -60,11 +62,18 @@ def evaluate_segmentation(
     Classes are compared by their position: class 2 of the model with class 2 of the masks. Where a model comes without
     names, that is all that is known about them.
 
+    Args:
+        model: a model, a runner, or the path of a run folder, `.keras` file, SavedModel or `.tflite`.
+        source: pictures with masks.
+        original_size: see above.
+        progress: called with (done, total) after every picture.
+
     Raises:
         DataError: there is nothing to compare with, or the model and the masks do not have the same classes.
     """
     if len(source) == 0:
         raise DataError(f"{source.name} holds no pictures; there is nothing to evaluate.")
+    runner = as_runner(model)
     size = None if original_size else _working_size(runner)
     started = time.perf_counter()
     confusion, ious, boundaries, classes = None, [], [], len(source.classes)

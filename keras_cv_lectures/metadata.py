@@ -69,7 +69,7 @@ def read_metadata(model_path: str | Path) -> Metadata:
         return Metadata()
     try:
         return Metadata.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:  # Also bytes that are no UTF-8.
         raise ModelError(f"{path} is not a valid description of a model ({error}). Restore or delete it.") from error
 
 

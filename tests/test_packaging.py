@@ -32,7 +32,7 @@ def test_wheel_and_sdist_hold_the_package_and_no_more(distributions):
         names = archive.namelist()
     modules = {str(p.relative_to(ROOT)) for p in (ROOT / "keras_cv_lectures").rglob("*.py")}
     assert modules <= set(names)
-    assert all(name.startswith("keras_cv_lectures") for name in names)
+    assert all(name.startswith(("keras_cv_lectures", "kcvl")) for name in names)
     with tarfile.open(sdist) as archive:
         assert any(name.endswith("/LICENSE") for name in archive.getnames())
 

@@ -16,8 +16,8 @@ from urllib.parse import unquote
 import pytest
 
 import keras_cv_lectures as kcvl
-from keras_cv_lectures.cli.parser import make_parser
-from keras_cv_lectures.cli.settings import parse_settings
+from kcvl.parser import make_parser
+from kcvl.settings import parse_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 SHELL = {"", "bash", "sh", "shell", "console"}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import keras_cv_lectures as kcvl
-from keras_cv_lectures.cli import main
+from kcvl import main
 from keras_cv_lectures.data import doctor
 
 pytestmark = [pytest.mark.slow, pytest.mark.realdata]

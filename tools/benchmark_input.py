@@ -14,7 +14,7 @@ import time
 import numpy as np
 
 import keras_cv_lectures as kcvl
-from keras_cv_lectures.cli.commands import parse_settings
+from kcvl.commands import parse_settings
 from keras_cv_lectures.data import open_source, to_dataset
 from keras_cv_lectures.preprocessing import Augmentation
 

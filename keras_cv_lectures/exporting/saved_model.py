@@ -95,7 +95,13 @@ def write_serving_graph(model: keras.Model, path: Path, batch_shape: tuple[int |
     # Loading resolves the frozen function through the module; without the attribute it would be lost.
     module.frozen = frozen
     signature = module.serve.get_concrete_function()
-    tf.saved_model.save(module, str(path), signatures={SIGNATURE: signature, "serve": signature})
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel("ERROR")  # "Assets written to ..." names a temporary folder.
+    try:
+        tf.saved_model.save(module, str(path), signatures={SIGNATURE: signature, "serve": signature})
+    finally:
+        logger.setLevel(level)
 
 
 def picture_shape(model: keras.Model, input_shape: tuple[int, ...] | None) -> tuple[int | None, int | None, int]:

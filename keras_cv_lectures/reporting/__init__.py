@@ -12,6 +12,7 @@ from keras_cv_lectures.reporting.runs import (
     count_trained_on,
     picture_root,
     record_seconds,
+    run_of,
     validation_source,
 )
 
@@ -27,5 +28,6 @@ __all__ = [
     "record_seconds",
     "refresh_report",
     "report_evaluation",
+    "run_of",
     "validation_source",
 ]

@@ -15,11 +15,11 @@ from keras_cv_lectures.exporting import export_saved_model, export_tflite, updat
 from keras_cv_lectures.exporting.tflite import MIN_EXAMPLES as MIN_CALIBRATION
 from keras_cv_lectures.files import write_json
 from keras_cv_lectures.geometry.tiles import cut_window
-from keras_cv_lectures.metadata import Metadata, read_metadata, read_run
+from keras_cv_lectures.metadata import Metadata, read_metadata
 from keras_cv_lectures.preprocessing import resize_example
 from keras_cv_lectures.recipe import Recipe
 from keras_cv_lectures.reporting.pages import EXPORTS, REPORT, refresh_report
-from keras_cv_lectures.reporting.runs import read_json, validation_source
+from keras_cv_lectures.reporting.runs import read_json, run_of, validation_source
 from keras_cv_lectures.runners import load_keras_model, load_runner
 from keras_cv_lectures.systems import SYSTEMS
 
@@ -65,7 +65,7 @@ def export_run(
         raise ModelError(f"a SavedModel is float32; {precision} needs --format tflite.")
     if precision == "int8" and dynamic:
         raise ModelError("int8 needs a fixed input size: drop --dynamic, or choose float32 or float16.")
-    model, metadata, run = load_keras_model(path), read_metadata(path), read_run(path)
+    model, metadata, run = load_keras_model(path), read_metadata(path), run_of(path)
     recipe = SYSTEMS.get(metadata.system)
     context = recipe.context(metadata.config or {}) if recipe else None
     if dynamic and context:

@@ -12,11 +12,11 @@ import numpy as np
 from keras_cv_lectures.data import Source
 from keras_cv_lectures.evaluating import Evaluation, Progress
 from keras_cv_lectures.files import write_json
-from keras_cv_lectures.metadata import metadata_path, read_run
+from keras_cv_lectures.metadata import metadata_path
 from keras_cv_lectures.predicting import predict
 from keras_cv_lectures.preprocessing import resize_example
 from keras_cv_lectures.recipe import Recipe
-from keras_cv_lectures.reporting.runs import read_json
+from keras_cv_lectures.reporting.runs import read_json, run_of
 from keras_cv_lectures.runners import Runner, load_runner
 from keras_cv_lectures.visualize import ExamplePicture, write_report
 
@@ -61,7 +61,7 @@ def refresh_report(recipe: Recipe, folder: Path, source: Source | None) -> Path:
     Args:
         source: the pictures that `evaluation.json` was made on, for the examples; None leaves them out.
     """
-    run = read_run(folder)
+    run = run_of(folder)
     evaluation = read_json(folder / EVALUATION)
     best, worst = _examples(load_runner(folder), source, evaluation) if source is not None and evaluation else ([], [])
     facts = {

@@ -12,7 +12,7 @@ from keras_cv_lectures.data import Source, open_source
 from keras_cv_lectures.data.specs import parse_spec
 from keras_cv_lectures.errors import DataError, ModelError
 from keras_cv_lectures.files import write_json
-from keras_cv_lectures.metadata import RUN_FILE, Metadata
+from keras_cv_lectures.metadata import RUN_FILE, Metadata, read_run
 
 _PATH_OPTIONS = ("labels", "list")
 _log = logging.getLogger(__name__)
@@ -65,6 +65,20 @@ def validation_source(run) -> Source | None:
     positions = {name: i for i, name in enumerate(source.ids)}
     chosen = [positions[name] for name in wanted if name in positions]
     return source.subset(chosen) if chosen else None
+
+
+def run_of(path: str | os.PathLike) -> dict[str, Any]:
+    """`metadata.read_run`: what is known about the run that the model at `path` belongs to, {} where there is none.
+
+    Raises:
+        ModelError: its `run.json` is damaged.
+    """
+    try:
+        return read_run(path)
+    except (ValueError, TypeError) as error:  # Of JSON, of an encoding, or because it holds something else.
+        found = (folder / RUN_FILE for folder in (Path(path), *Path(path).absolute().parents[:2]))
+        file = next((f for f in found if f.exists()), RUN_FILE)
+        raise ModelError(f"{file} is not a valid description of a run ({error}). Restore or delete it.") from error
 
 
 def record_seconds(folder: Path, seconds: float) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 COMMAND = [
-    sys.executable, "-m", "keras_cv_lectures", "train", "unet", "--data", "shapes:count=12,size=32x40",
+    sys.executable, "-m", "kcvl", "train", "unet", "--data", "shapes:count=12,size=32x40",
     "--set", "filters=2", "--set", "depth=2", "--set", "batch_size=4", "--set", "optimizer=sgd",
     "--set", "learning_rate=0.1", "--set", "input_size=32x40",
 ]  # fmt: skip
@@ -49,8 +49,13 @@ def _start(out, epochs, *, resume=False):
     return processes
 
 
-def _finish(processes, timeout=240):
-    return [(p.communicate(timeout=timeout)[0], p.returncode) for p in processes]
+def _finish(processes, timeout=600):
+    """(output, exit code) of each; none is left behind if one hangs."""
+    try:
+        return [(p.communicate(timeout=timeout)[0], p.returncode) for p in processes]
+    finally:
+        for process in processes:
+            process.kill()
 
 
 def _weights(folder):
@@ -79,7 +84,7 @@ def test_a_killed_worker_does_not_hang_the_other_and_both_resume(tmp_path):
         assert processes[0].poll() is None, processes[0].stdout.read()
         time.sleep(0.01)
     processes[1].kill()
-    (output, code), _ = _finish(processes, timeout=120)
+    (output, code), _ = _finish(processes, timeout=300)
     done = json.loads(state.read_text())["epochs_done"]
     if done < 12:
         assert code == 1, output

@@ -270,7 +270,7 @@ def test_batch_must_divide_by_the_replicas(source, tmp_path, replicas):
 
 
 COMMAND = [
-    sys.executable, "-m", "keras_cv_lectures", "train", "unet", "--data", "shapes:count=12,size=32x40",
+    sys.executable, "-m", "kcvl", "train", "unet", "--data", "shapes:count=12,size=32x40",
     "--set", "filters=2", "--set", "depth=2", "--set", "epochs=6", "--set", "batch_size=4", "--set", "optimizer=sgd",
     "--set", "learning_rate=0.1", "--set", "input_size=32x40",
 ]  # fmt: skip

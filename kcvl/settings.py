@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 import dataclasses
 import functools
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from keras_cv_lectures.cli.parser import UsageError
+from kcvl.parser import UsageError
 from keras_cv_lectures.errors import DataError, ModelError
 from keras_cv_lectures.preprocessing import Augmentation
 from keras_cv_lectures.recipe import Recipe, TrainingOptions, split_settings
@@ -67,6 +68,24 @@ def find_recipe(name: str) -> Recipe:
             raise UsageError(f"{name} cannot be built with {given}: {str(error).rstrip('.')}.") from error
 
     return dataclasses.replace(recipe, build=build)
+
+
+def own_words(error: ValueError) -> str | None:
+    """What this package says about options that do not fit together; None for a ValueError of anyone else's.
+
+    TensorFlow repeats what was raised inside a `tf.data` function between the lines of a traceback.
+    """
+    if isinstance(error, UsageError | DataError | ModelError):
+        return None
+    text = str(error)
+    if text.startswith("in user code:"):
+        found = re.search(r"keras_cv_lectures.*^\s*ValueError: (.*)\Z", text, re.DOTALL | re.MULTILINE)
+        return " ".join(found.group(1).split()) if found else None
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    module = place.tb_frame.f_globals.get("__name__", "") if place is not None else ""
+    return text if module.startswith("keras_cv_lectures.") else None
 
 
 def size_of(text: str) -> tuple[int, int]:

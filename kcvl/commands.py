@@ -14,19 +14,19 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from kcvl.demo import run_demo
+from kcvl.parser import UsageError
+from kcvl.settings import find_recipe, parse_settings, size_of
+from kcvl.terminal import Progress, next_steps, quiet, quoted, say, warn, wrote
+from kcvl.text import count_text, export_table, scores_table, table
+from kcvl.training import run_train
 from keras_cv_lectures.benchmarking import benchmark, gflops
-from keras_cv_lectures.cli.demo import run_demo
-from keras_cv_lectures.cli.parser import UsageError
-from keras_cv_lectures.cli.settings import find_recipe, parse_settings, size_of
-from keras_cv_lectures.cli.terminal import Progress, next_steps, quiet, quoted, say, warn, wrote
-from keras_cv_lectures.cli.text import count_text, export_table, scores_table, table
-from keras_cv_lectures.cli.training import run_train
 from keras_cv_lectures.data import Source, doctor, open_source
 from keras_cv_lectures.errors import DataError, ModelError
 from keras_cv_lectures.exporting import export_saved_model, export_tflite
-from keras_cv_lectures.metadata import Metadata, metadata_path, read_run
+from keras_cv_lectures.metadata import Metadata, metadata_path
 from keras_cv_lectures.predicting import picture_files, predict
-from keras_cv_lectures.reporting import REPORT, SCORES, count_trained_on, export_run, report_evaluation
+from keras_cv_lectures.reporting import REPORT, SCORES, count_trained_on, export_run, report_evaluation, run_of
 from keras_cv_lectures.runners import Runner, load_runner
 from keras_cv_lectures.systems import SYSTEMS
 
@@ -93,7 +93,7 @@ def _evaluate(arguments) -> int:
         runner = load_runner(arguments.model)
         source = open_labelled(runner, arguments.data)
         recipe = SYSTEMS.get(runner.metadata.system, next(iter(SYSTEMS.values())))
-        seen = count_trained_on(read_run(arguments.model), source)
+        seen = count_trained_on(run_of(arguments.model), source)
         with Progress("evaluating") as progress:
             evaluation = recipe.evaluate(runner, source, original_size=arguments.original_size, progress=progress)
         if out:

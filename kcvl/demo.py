@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_cv_lectures.cli.text import scores_table, size_text, table
+from kcvl.text import scores_table, size_text, table
 from keras_cv_lectures.data import open_source
 from keras_cv_lectures.predicting import predict
 from keras_cv_lectures.recipe import Recipe

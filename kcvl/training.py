@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_cv_lectures.cli.parser import UsageError
-from keras_cv_lectures.cli.settings import find_recipe, parse_settings
-from keras_cv_lectures.cli.terminal import Progress, next_steps, quoted, say, wrote
-from keras_cv_lectures.cli.text import count_text, scores_table
+from kcvl.parser import UsageError
+from kcvl.settings import find_recipe, own_words, parse_settings
+from kcvl.terminal import Progress, next_steps, quoted, say, wrote
+from kcvl.text import count_text, scores_table
 from keras_cv_lectures.data import Source, has_splits, open_source
 from keras_cv_lectures.data.specs import parse_spec, splits_of
 from keras_cv_lectures.errors import DataError, ModelError
@@ -33,7 +33,6 @@ from keras_cv_lectures.reporting import (
 )
 from keras_cv_lectures.training import make_strategy, train
 from keras_cv_lectures.training.callbacks import BEST, HISTORY, STATE
-from keras_cv_lectures.training.strategies import is_chief
 
 LONGEST_SIDE = 512
 _HELD_OUT = 0.15
@@ -61,7 +60,8 @@ def run_train(arguments: argparse.Namespace) -> int:
             f"{', '.join(train_source.classes)}. Continue with the same data, or train into another --out."
         )
     channels = train_source[0]["image"].shape[-1]
-    options, sizes_note = choose_input_size(train_source, options)
+    one_size = recipe.context({**recipe.config, **config}) is not None
+    options, sizes_note = choose_input_size(train_source, options, one_size=one_size)
     strategy = make_strategy(arguments.strategy)
     _check_with_strategy(recipe, options, strategy, len(train_source.classes))
 
@@ -94,7 +94,12 @@ def run_train(arguments: argparse.Namespace) -> int:
         )
     except DataError as error:
         raise DataError(f"{error}\n`{quoted('kcvl', 'doctor', arguments.data)}` names every file at fault.") from error
-    if not is_chief(strategy):
+    except ValueError as error:
+        words = own_words(error)
+        if words is None:
+            raise
+        raise UsageError(f"--set: {words}") from error
+    if not result.chief:  # Another worker writes the folder.
         return 0
     record_seconds(out, earlier.get("seconds", 0.0) + result.seconds)
     if val_source:
@@ -137,17 +142,19 @@ def open_training_data(spec: str, val_spec: str | None) -> tuple[Source, Source 
     )
 
 
-def choose_input_size(source: Source, options: TrainingOptions) -> tuple[TrainingOptions, str]:
+def choose_input_size(
+    source: Source, options: TrainingOptions, *, one_size: bool = False
+) -> tuple[TrainingOptions, str]:
     """Options with an input size, and a line for the user where it was chosen for them.
 
     Neither `input_size` nor `crop_size` given: the most frequent size of the pictures, shrunk to 512 pixels on the
-    longer side.
+    longer side. With `crop_size` none, but for a network that needs `one_size` to validate on: the most frequent.
     """
-    if options.input_size is not None or options.crop_size is not None:
+    if options.input_size is not None or (options.crop_size is not None and not one_size):
         return options, ""
     sizes = picture_sizes(source)
     height, width = max(sizes, key=sizes.get)  # Of equally frequent ones the first picture's.
-    factor = min(1.0, LONGEST_SIDE / max(height, width))
+    factor = 1.0 if options.crop_size else min(1.0, LONGEST_SIDE / max(height, width))
     chosen = max(1, round(height * factor)), max(1, round(width * factor))
     options = dataclasses.replace(options, input_size=chosen)
     if len(sizes) == 1:

@@ -1,5 +1,8 @@
 """The command line: `kcvl list | demo | doctor | train | evaluate | predict | export | benchmark`.
 
+A package of its own beside `keras_cv_lectures`, so that `kcvl --help` answers before TensorFlow is imported, and what
+TensorFlow writes to the terminal while it is imported can be hidden.
+
 Exit codes: 0 done; 1 the data, the model or the machine is at fault (the last line says what and how to repair it);
 2 the command was not understood.
 """
@@ -11,8 +14,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from keras_cv_lectures.cli.parser import UsageError, make_parser
-from keras_cv_lectures.cli.terminal import quiet
+from kcvl.parser import UsageError, make_parser
+from kcvl.terminal import quiet
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,12 +23,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = make_parser().parse_args(words)
     arguments.words = words
+    _import_tensorflow()
+    from kcvl import commands
     from keras_cv_lectures.errors import DataError, ModelError
 
     try:
-        _import_tensorflow()
-        from keras_cv_lectures.cli import commands
-
         return commands.run(arguments)
     except UsageError as error:
         _fail(f"{str(error).rstrip('.')}. See `kcvl {arguments.command} --help`.")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-
-from keras_cv_lectures import __version__
+import importlib.metadata
 
 SPEC_HELP = """data specifications (SPEC):
   shapes[:count=400,size=96x128,seed=0]      generated pictures, no files needed
@@ -101,7 +100,9 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=f"{EXAMPLES}\n{SPEC_HELP}\n{MODEL_HELP}\n{EXIT_HELP}\n`kcvl COMMAND --help` says more about each.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"keras_cv_lectures {__version__}")
+    parser.add_argument(
+        "--version", action="version", version=f"keras_cv_lectures {importlib.metadata.version('keras_cv_lectures')}"
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     _add(commands, "list", "the systems: paper, year, parameters")

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+import keras_cv_lectures as kcvl
 from keras_cv_lectures.layers import ImageNormalization
 from keras_cv_lectures.segmentation import build_unet, unet_decoder
 from keras_cv_lectures.segmentation.unet import context_margin, valid_size
@@ -238,3 +239,13 @@ def test_weights_from_a_file_keep_the_head_when_classes_differ(tmp_path):
     )
     with pytest.raises(ValueError, match="must be an existing file"):
         build_unet((None, None, 3), 4, filters=2, depth=1, weights=str(tmp_path / "none.keras"))
+
+
+def test_tflite_with_open_height_and_width_takes_any_size(tmp_path):
+    """The padding inside is computed from a size that only the device knows."""
+    model = build_unet((None, None, 3), 3, filters=4, depth=2)
+    path = kcvl.export_tflite(model, tmp_path / "unet.tflite", dynamic=True).path
+    runner = kcvl.load_runner(path)
+    for size in ((33, 51), (64, 48)):
+        x = np.random.default_rng(0).integers(0, 256, (1, *size, 3)).astype("uint8")
+        np.testing.assert_allclose(runner(x)["logits"], model(x), atol=1e-4)

@@ -17,7 +17,6 @@ from PIL import Image
 
 from kcvl import commands, demo, main, settings, training
 from kcvl.terminal import Progress, quiet
-from keras_cv_lectures import cli
 from keras_cv_lectures.benchmarking import BenchmarkRow
 from keras_cv_lectures.data import open_source, shapes_source
 from keras_cv_lectures.metadata import read_metadata
@@ -667,4 +666,3 @@ def test_logging_is_left_as_it_was(place):
     before = logger.handlers[:], logger.propagate, logger.level
     call("doctor", "shapes:count=1")
     assert (logger.handlers[:], logger.propagate, logger.level) == before
-    assert callable(cli.main)

@@ -77,6 +77,8 @@ def replicas():
 def pytest_configure(config):
     import tensorflow as tf
 
+    if config.option.markexpr == "slow":
+        return  # The slow tier runs what a user runs, on the devices a user has.
     # Two logical CPUs must exist before TensorFlow starts, for the tests of tf.distribute.
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)

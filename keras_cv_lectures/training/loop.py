@@ -216,6 +216,9 @@ def _class_weights(recipe: Recipe, source: Source, options: TrainingOptions) -> 
 def _sharded(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """Every worker reads all pictures and keeps its share of each global batch: the batches of one process."""
     options = tf.data.Options()
+    # Threads of its own: readers are Python, and where they fill TensorFlow's pool of two (on two cores) while a step
+    # waits for a batch of another data set, nothing moves any more.
+    options.threading.private_threadpool_size = 4
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return dataset.with_options(options)
 

@@ -1,7 +1,7 @@
 """Executes the notebooks in a temporary folder, one after the other, and says which cell fails.
 
     python tools/run_notebooks.py                           every notebook of notebooks/
-    python tools/run_notebooks.py notebooks/01_unet.ipynb --out /tmp/executed
+    python tools/run_notebooks.py notebooks/01_unet.ipynb --out executed
 
 The notebooks themselves are not changed; `--out` keeps copies with all outputs. Exit code 1 if a cell fails or the time
 is up, 2 if a notebook does not exist.

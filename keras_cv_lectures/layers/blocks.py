@@ -37,19 +37,26 @@ def conv_norm_relu(
     normalization: str | None = "batch",
     padding: str = "same",
     strides: int = 1,
+    dilation_rate: int = 1,
+    use_bias: bool | None = None,
+    relu: bool = True,
 ):
-    """Convolution, normalisation, ReLU. The convolution has a bias only where no normalisation follows it.
+    """Convolution, normalisation, ReLU: layers `name`, `name_norm` and `name_relu`.
 
-    A bias before batch normalisation has a zero gradient that adaptive optimizers turn into noise.
+    Args:
+        use_bias: of the convolution. None: only where no normalisation follows, because a bias before batch
+            normalisation has a zero gradient that adaptive optimizers turn into noise.
+        relu: False leaves the last step out.
     """
     x = keras.layers.Conv2D(
         filters,
         kernel_size,
         strides=strides,
         padding=padding,
-        use_bias=normalization is None,
+        dilation_rate=dilation_rate,
+        use_bias=normalization is None if use_bias is None else use_bias,
         kernel_initializer="he_normal",
         name=name,
     )(x)
     x = normalize(x, normalization, name=f"{name}_norm")
-    return keras.layers.ReLU(name=f"{name}_relu")(x)
+    return keras.layers.ReLU(name=f"{name}_relu")(x) if relu else x

@@ -19,8 +19,8 @@ from keras_cv_lectures.layers import (
     UpsampleTwice,
     conv_norm_relu,
 )
+from keras_cv_lectures.segmentation.heads import class_scores, finished, logits_like, one_of, picture_input
 from keras_cv_lectures.signatures import explain_arguments
-from keras_cv_lectures.weights import load_weights
 
 VARIANTS = ("modern", "paper", "released")
 UPSAMPLINGS = ("transpose", "bilinear", "nearest")
@@ -87,7 +87,8 @@ def build_unet(
         >>> model = build_unet((None, None, 3), num_classes=11)
         >>> model.compile("adam", loss=SegmentationCrossEntropy(), metrics=[MeanIoU(11)])
     """
-    _check_options(input_shape, num_classes, variant, depth, upsampling, backbone)
+    image = picture_input(input_shape, num_classes)
+    _check_options(variant, depth, upsampling, backbone)
     valid = variant != "modern"
     channels_at = _filters_per_level(filters, depth)
     if normalization == "auto":
@@ -97,7 +98,6 @@ def build_unet(
     if valid:
         _check_valid_size(input_shape, depth)
 
-    image = keras.Input(input_shape, name="image")
     x = image
     if backbone is not None:
         encoder, convention = resolve_backbone(backbone, input_shape[-1], backbone_weights)
@@ -115,15 +115,8 @@ def build_unet(
         x, skips = _contract(x, channels_at, dropout, normalization, valid)
         x = _expand(x, skips, channels_at, normalization, upsampling, variant)
 
-    # float32 under mixed precision: argmax and softmax of bfloat16 logits lose classes that are close.
-    x = keras.layers.Conv2D(num_classes, 1, kernel_initializer="he_normal", dtype="float32", name="score")(x)
-    if not valid:
-        x = CropLike(anchor="start", dtype="float32", name="crop")([x, image])
-    logits = keras.layers.Activation("linear", dtype="float32", name="logits")(x)
-    model = keras.Model(image, logits, name=name)
-    if weights is not None:
-        load_weights(model, weights)
-    return model
+    logits = logits_like(class_scores(x, num_classes), image, "none" if valid else "crop")
+    return finished(image, logits, name=name, weights=weights)
 
 
 def unet_decoder(
@@ -228,20 +221,9 @@ def context_for(config: Mapping[str, Any]) -> Callable[[int], tuple[int, int]] |
     return lambda output: (valid_size(output, depth), context_margin(depth))
 
 
-def _check_options(input_shape, num_classes, variant, depth, upsampling, backbone):
-    if len(input_shape) != 3 or not isinstance(input_shape[-1], int):
-        raise ValueError(
-            "`input_shape` must be (height, width, channels) with a known number of channels. "
-            f"Received: input_shape={tuple(input_shape)}. Use (None, None, 3) for pictures of any size."
-        )
-    if num_classes < 1:
-        raise ValueError(
-            f"`num_classes` must be at least 1 (background counts as a class). Received: num_classes={num_classes}"
-        )
-    if variant not in VARIANTS:
-        raise ValueError(f"`variant` must be one of {VARIANTS}. Received: variant={variant!r}")
-    if upsampling not in UPSAMPLINGS:
-        raise ValueError(f"`upsampling` must be one of {UPSAMPLINGS}. Received: upsampling={upsampling!r}")
+def _check_options(variant, depth, upsampling, backbone):
+    one_of("variant", variant, VARIANTS)
+    one_of("upsampling", upsampling, UPSAMPLINGS)
     if depth < 1:
         raise ValueError(f"`depth` must be at least 1. Received: depth={depth}")
     if backbone is not None and variant != "modern":

@@ -1,0 +1,87 @@
+"""Where every segmentation network begins and ends: the picture, the scores of the classes, the logits, the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from keras_cv_lectures.layers import CropLike, ResizeLike
+from keras_cv_lectures.weights import load_weights
+
+
+def picture_input(input_shape: tuple[int | None, int | None, int], num_classes: int) -> keras.KerasTensor:
+    """The input named "image", after a check of the two arguments that every builder has.
+
+    Raises:
+        ValueError: `input_shape` is not (height, width, known channels), or `num_classes` < 1.
+    """
+    if len(input_shape) != 3 or not isinstance(input_shape[-1], int):
+        raise ValueError(
+            "`input_shape` must be (height, width, channels) with a known number of channels. "
+            f"Received: input_shape={tuple(input_shape)}. Use (None, None, 3) for pictures of any size."
+        )
+    if num_classes < 1:
+        raise ValueError(
+            f"`num_classes` must be at least 1 (background counts as a class). Received: num_classes={num_classes}"
+        )
+    return keras.Input(input_shape, name="image")
+
+
+def one_of(argument: str, value: Any, allowed: Sequence[Any]) -> None:
+    """Raises ValueError, naming the argument and the choices, unless `value` is one of `allowed`."""
+    if value not in allowed:
+        raise ValueError(f"`{argument}` must be one of {tuple(allowed)}. Received: {argument}={value!r}")
+
+
+def class_scores(
+    x: keras.KerasTensor,
+    num_classes: int,
+    kernel_size: int = 1,
+    *,
+    name: str = "score",
+    kernel_initializer: Any = "he_normal",
+    use_bias: bool = True,
+    dilation_rate: int = 1,
+) -> keras.KerasTensor:
+    """Convolution to one score a class, in float32 under any precision.
+
+    Under mixed precision argmax and softmax of bfloat16 scores would lose classes that are close.
+    """
+    return keras.layers.Conv2D(
+        num_classes,
+        kernel_size,
+        padding="same",
+        dilation_rate=dilation_rate,
+        use_bias=use_bias,
+        kernel_initializer=kernel_initializer,
+        dtype="float32",
+        name=name,
+    )(x)
+
+
+def logits_like(
+    x: keras.KerasTensor, image: keras.KerasTensor, how: str = "bilinear", *, name: str = "logits"
+) -> keras.KerasTensor:
+    """Scores brought to the picture's height and width, float32, under the name that marks a segmentation output.
+
+    Args:
+        how: "bilinear" resizes (half-pixel centres); "crop" keeps the top left corner, which undoes `PadToMultiple`;
+            "none" takes the scores as they are.
+    """
+    if how == "bilinear":
+        x = ResizeLike("bilinear", dtype="float32", name=f"{name}_resize")([x, image])
+    elif how == "crop":
+        x = CropLike(anchor="start", dtype="float32", name="crop" if name == "logits" else f"{name}_crop")([x, image])
+    elif how != "none":
+        raise ValueError(f'`how` must be "bilinear", "crop" or "none". Received: how={how!r}')
+    return keras.layers.Activation("linear", dtype="float32", name=name)(x)
+
+
+def finished(image: keras.KerasTensor, outputs: Any, *, name: str, weights: str | None) -> keras.Model:
+    """The functional model, with the weights at the path `weights` if one is given."""
+    model = keras.Model(image, outputs, name=name)
+    if weights is not None:
+        load_weights(model, weights)
+    return model

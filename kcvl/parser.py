@@ -44,6 +44,7 @@ _TRAIN = """examples:
   kcvl train unet --data folder:photos,masks,list=train.txt --val folder:photos,masks,list=val.txt --out runs/mine
   kcvl train unet --data camvid:CamVid --set input_size=180x240 --set class_weights=median_frequency --out runs/camvid
   kcvl train unet --data folder:cells,masks,channels=1 --set crop_size=256x256 --set elastic=10 --out runs/cells
+  kcvl train fcn8s --data camvid:CamVid --set input_size=180x240 --staged --out runs/fcn
   kcvl train unet --data folder:photos,masks --resume --set epochs=80 --out runs/mine
 
 input size: pictures are resized to input_size; without it to their own size (the most frequent one), shrunk to 512
@@ -139,6 +140,12 @@ def make_parser() -> argparse.ArgumentParser:
         choices=("none", "mirrored", "multiworker"),
         default="none",
         help="one device; all GPUs of this machine; the machines that TF_CONFIG names (default: none)",
+    )
+    train.add_argument(
+        "--staged",
+        action="store_true",
+        help="train the coarser networks of the paper first, each starting the next (fcn8s: 32s, 16s, 8s); every "
+        "stage gets a run folder in --out",
     )
     train.add_argument("--resume", action="store_true", help="continue where a stopped or killed run left off")
     train.add_argument("--out", required=True, metavar="DIR", help="run folder")

@@ -31,7 +31,8 @@ from keras_cv_lectures.reporting import (
     record_seconds,
     refresh_report,
 )
-from keras_cv_lectures.training import make_strategy, train
+from keras_cv_lectures.systems import SYSTEMS
+from keras_cv_lectures.training import make_strategy, train, train_staged
 from keras_cv_lectures.training.callbacks import BEST, HISTORY, STATE
 
 LONGEST_SIDE = 512
@@ -42,16 +43,19 @@ _ORIENTATION, _FIRST_TURNED = 0x0112, 5  # EXIF tag; from this value on height a
 
 def run_train(arguments: argparse.Namespace) -> int:
     """Trains, evaluates, writes the report. Returns the exit code."""
-    recipe, out = find_recipe(arguments.system), Path(arguments.out)
+    stages = _stages(arguments)
+    recipe, out = next(iter(stages.values())), Path(arguments.out)
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file. Name a folder.")
-    if not arguments.resume and (out / STATE).exists():
-        raise ModelError(f"{out} already holds a training. Continue it with --resume, or choose another --out.")
-    earlier = _earlier_run(out) if arguments.resume else {}
-    recipe = _continued(recipe, out, earlier)
+    folders = [out / name for name in stages] if arguments.staged else [out]
+    for folder in [] if arguments.resume else {out, *folders}:
+        if (folder / STATE).exists():
+            raise ModelError(f"{folder} already holds a training. Continue it with --resume, or choose another --out.")
+    earlier = _earlier_run(folders[0]) if arguments.resume else {}
+    recipe = _continued(recipe, folders[0], earlier)
     config, options, augmentation = parse_settings(recipe, arguments.settings)
     if earlier:
-        _check_same_network(recipe, config, out)
+        _check_same_network(recipe, config, folders[0])
     train_source, val_source, val_spec = open_training_data(arguments.data, arguments.val)
     known = earlier.get("classes")
     if known and list(train_source.classes) != known:
@@ -65,33 +69,38 @@ def run_train(arguments: argparse.Namespace) -> int:
     strategy = make_strategy(arguments.strategy)
     _check_with_strategy(recipe, options, strategy, len(train_source.classes))
 
-    say(_plan(recipe, train_source, val_source, options))
-    for line in (sizes_note, _resumption(out, options) if arguments.resume else ""):
+    say(_plan(arguments.system, train_source, val_source, options))
+    resumption = _resumption(folders[0], options) if arguments.resume and not arguments.staged else ""
+    for line in (sizes_note, resumption):
         if line:
             say(line)
+    seconds = [_earlier_run(folder).get("seconds", 0.0) if arguments.resume else 0.0 for folder in folders]
+    settings = {
+        "out": out,
+        "config": {**recipe.config, **config},
+        "options": options,
+        "augmentation": {**recipe.augmentation, **augmentation},
+        "channels": channels,
+        "strategy": strategy,
+        "resume": arguments.resume,
+        # A bar that redraws itself fills a log file; there it is one line an epoch.
+        "verbose": 1 if sys.stdout.isatty() else 2,
+        "record": {
+            "data": absolute_spec(arguments.data),
+            "val_data": absolute_spec(val_spec) if val_spec else "",
+            "val_ids": list(val_source.ids) if val_source else [],
+            "train_root": picture_root(train_source),
+            "command": quoted("kcvl", *arguments.words),
+            "seconds": seconds[0],
+        },
+    }
     try:
-        result = train(
-            recipe,
-            train_source,
-            val_source,
-            out=out,
-            config=config,
-            options=options,
-            augmentation=augmentation,
-            channels=channels,
-            strategy=strategy,
-            resume=arguments.resume,
-            # A bar that redraws itself fills a log file; there it is one line an epoch.
-            verbose=1 if sys.stdout.isatty() else 2,
-            record={
-                "data": absolute_spec(arguments.data),
-                "val_data": absolute_spec(val_spec) if val_spec else "",
-                "val_ids": list(val_source.ids) if val_source else [],
-                "train_root": picture_root(train_source),
-                "command": quoted("kcvl", *arguments.words),
-                "seconds": earlier.get("seconds", 0.0),
-            },
-        )
+        if arguments.staged:
+            runs = train_staged(
+                stages, train_source, val_source, on_stage=lambda name: say(f"stage {name}"), **settings
+            )
+        else:
+            runs = [train(recipe, train_source, val_source, **settings)]
     except DataError as error:
         raise DataError(f"{error}\n`{quoted('kcvl', 'doctor', arguments.data)}` names every file at fault.") from error
     except ValueError as error:
@@ -99,23 +108,37 @@ def run_train(arguments: argparse.Namespace) -> int:
         if words is None:
             raise
         raise UsageError(f"--set: {words}") from error
-    if not result.chief:  # Another worker writes the folder.
+    if not runs[-1].chief:  # Another worker writes the folder.
         return 0
-    record_seconds(out, earlier.get("seconds", 0.0) + result.seconds)
-    if val_source:
-        with Progress("evaluating the best epoch") as progress:
-            evaluation = evaluate_run(recipe, out, val_source, progress=progress)
-        say(scores_table(evaluation.scores))
-    refresh_report(recipe, out, val_source)
-    wrote(out / BEST, out / HISTORY, out / REPORT)
+    for run, before in zip(runs, seconds, strict=True):
+        record_seconds(run.folder, before + run.seconds)
+    for name, run in zip(stages, runs, strict=True):
+        if val_source:
+            with Progress(f"evaluating the best epoch{f' of {name}' if arguments.staged else ''}") as progress:
+                evaluation = evaluate_run(stages[name], run.folder, val_source, progress=progress)
+            say(scores_table(evaluation.scores))
+        refresh_report(stages[name], run.folder, val_source)
+    folder = runs[-1].folder
+    wrote(folder / BEST, folder / HISTORY, folder / REPORT)
     precision = ["--precision", "int8"] if len(train_source) >= MIN_CALIBRATION else []
     size = [] if options.input_size else ["--size", "{}x{}".format(*options.crop_size)]
     next_steps(
-        f"open {quoted(out / REPORT)}",
-        f"{quoted('kcvl', 'predict', out)} PICTURE --out predictions",
-        quoted("kcvl", "export", out, *precision, *size, "--out", out / "exports"),
+        f"open {quoted(folder / REPORT)}",
+        f"{quoted('kcvl', 'predict', folder)} PICTURE --out predictions",
+        quoted("kcvl", "export", folder, *precision, *size, "--out", folder / "exports"),
     )
     return 0
+
+
+def _stages(arguments: argparse.Namespace) -> dict[str, Recipe]:
+    """Name -> recipe of what is trained in turn: the system alone, or with --staged what it builds upon, too."""
+    recipe = find_recipe(arguments.system)
+    if not arguments.staged:
+        return {recipe.name: recipe}
+    if not recipe.stages:
+        in_stages = ", ".join(name for name, other in SYSTEMS.items() if other.stages)
+        raise UsageError(f"{recipe.name} is not trained in stages. Leave --staged out; it is for {in_stages}.")
+    return {name: find_recipe(name) for name in recipe.stages}
 
 
 def open_training_data(spec: str, val_spec: str | None) -> tuple[Source, Source | None, str]:
@@ -193,14 +216,14 @@ def picture_sizes(source: Source) -> Counter[tuple[int, int]]:
     return sizes or Counter([source[0]["image"].shape[:2]])
 
 
-def _plan(recipe: Recipe, train_source: Source, val_source: Source | None, options: TrainingOptions) -> str:
+def _plan(system: str, train_source: Source, val_source: Source | None, options: TrainingOptions) -> str:
     size = options.input_size
     where = f"at {size[0]}x{size[1]}" if size else "at their own size"
     if options.crop_size:
         where += " in windows of {}x{}".format(*options.crop_size)
     validated = f"{count_text(len(val_source), 'picture')} to validate" if val_source else "nothing to validate on"
     return (
-        f"{recipe.name} on {train_source.name}: {count_text(len(train_source), 'picture')} {where}, "
+        f"{system} on {train_source.name}: {count_text(len(train_source), 'picture')} {where}, "
         f"{count_text(len(train_source.classes), 'class', 'classes')}, {count_text(options.epochs, 'epoch')} in "
         f"batches of {options.batch_size}; {validated}"
     )

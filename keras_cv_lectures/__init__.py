@@ -19,14 +19,34 @@ from keras_cv_lectures.exporting import export_saved_model, export_tflite
 from keras_cv_lectures.predicting import predict, predict_averaged, predict_tiled
 from keras_cv_lectures.recipe import TrainingOptions
 from keras_cv_lectures.runners import load_runner
-from keras_cv_lectures.segmentation import build_unet
+from keras_cv_lectures.segmentation import (
+    append_crf,
+    build_deconvnet,
+    build_deeplab,
+    build_fcn,
+    build_fcn8s,
+    build_fcn16s,
+    build_fcn32s,
+    build_segnet,
+    build_unet,
+    predict_bayesian,
+)
 from keras_cv_lectures.systems import SYSTEMS
-from keras_cv_lectures.training import train
+from keras_cv_lectures.training import train, train_staged
+from keras_cv_lectures.weights import load_weights
 
 __all__ = [
     "SYSTEMS",
     "TrainingOptions",
+    "append_crf",
     "backbones",
+    "build_deconvnet",
+    "build_deeplab",
+    "build_fcn",
+    "build_fcn8s",
+    "build_fcn16s",
+    "build_fcn32s",
+    "build_segnet",
     "build_unet",
     "data",
     "evaluate_segmentation",
@@ -34,13 +54,16 @@ __all__ = [
     "export_tflite",
     "layers",
     "load_runner",
+    "load_weights",
     "losses",
     "metrics",
     "open_source",
     "predict",
     "predict_averaged",
+    "predict_bayesian",
     "predict_tiled",
     "preprocessing",
     "train",
+    "train_staged",
     "visualize",
 ]

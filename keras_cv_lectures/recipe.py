@@ -127,6 +127,8 @@ class Recipe:
         make_metrics: num_classes -> list of keras metrics; their names appear in the progress bar and the history.
         evaluate: (runner, source, input_size, progress) -> `Evaluation`.
         reference: the paper.
+        stages: names of the systems that training in stages goes through, coarsest first and this one last; () where
+            the paper has no such thing.
     """
 
     name: str
@@ -148,6 +150,7 @@ class Recipe:
     evaluate: Callable[..., Any]
     reference: Reference
     context: Callable[[Mapping[str, Any]], Callable[[int], tuple[int, int]] | None] = lambda config: None
+    stages: tuple[str, ...] = ()
 
 
 def split_settings(recipe: Recipe, settings: Mapping[str, Any], augmentation_fields: Mapping[str, Any]):

@@ -19,6 +19,16 @@ from keras_cv_lectures.runners import load_runner
 from keras_cv_lectures.systems import SYSTEMS
 from keras_cv_lectures.training import train
 
+# Compiling a deep network takes seconds even where it is narrow: the fast tier trains these two families' networks, the
+# slow tier all.
+TRAINED_FAST = ("segnet", "unet")
+trains = pytest.mark.parametrize(
+    "recipe",
+    [pytest.param(name, marks=() if name in TRAINED_FAST else pytest.mark.slow) for name in SYSTEMS],
+    indirect=True,
+    scope="module",
+)
+
 
 @pytest.fixture(scope="module", params=SYSTEMS)
 def recipe(request):
@@ -73,6 +83,21 @@ def _compile(model, recipe, source, optimizer):
         jit_compile=False,
     )
     return model
+
+
+def _in_float64(model):
+    """The same network with layers that compute in float64.
+
+    A fresh deep network multiplies what float32 rounds away by ten with every few layers, and one ReLU or pooling that
+    chooses otherwise changes the gradient of a small batch visibly.
+    """
+
+    def clone(layer):
+        return layer.__class__.from_config({**layer.get_config(), "dtype": "float64"})
+
+    copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
+    copy.set_weights(model.get_weights())
+    return copy
 
 
 def _flat(outputs):
@@ -143,6 +168,7 @@ def test_pictures_without_objects_give_a_finite_loss(recipe, model, config):
     assert np.isfinite(float(loss(targets, model(inputs, training=True))))
 
 
+@trains
 def test_overfits_four_pictures(recipe, config, source, batch):
     model = _compile(_model(recipe, config, source), recipe, source, keras.optimizers.Adam(1e-2))
     first = model.train_on_batch(*batch)[0]
@@ -151,14 +177,14 @@ def test_overfits_four_pictures(recipe, config, source, batch):
     assert last < 0.25 * first
 
 
+@trains
 def test_two_replicas_take_the_step_of_one(recipe, config, source, replicas):
-    # Two small steps: a fresh network multiplies rounding differences by ten with every large one.
     data = _batches(recipe, config, source, 4).take(2)
 
     def weights_after(scope):
         with scope:
-            model = _compile(_model(recipe, config, source), recipe, source, keras.optimizers.SGD(0.01))
-            model.fit(data, epochs=1, verbose=0, shuffle=False)
+            model = _in_float64(_model(recipe, config, source))
+            _compile(model, recipe, source, keras.optimizers.SGD(0.01)).fit(data, epochs=1, verbose=0, shuffle=False)
         return [v.numpy() for v in model.weights]
 
     one, two = weights_after(contextlib.nullcontext()), weights_after(replicas.scope())
@@ -166,6 +192,7 @@ def test_two_replicas_take_the_step_of_one(recipe, config, source, replicas):
         np.testing.assert_allclose(a, b, atol=1e-5 * max(1.0, np.abs(a).max()))
 
 
+@trains
 def test_saved_model_and_tflite_agree_with_the_model(recipe, model, config, source, tmp_path):
     if recipe.context(config) is not None:
         pytest.skip("smoke settings of valid networks are exported by their own test")
@@ -182,6 +209,7 @@ def test_saved_model_and_tflite_agree_with_the_model(recipe, model, config, sour
                 np.testing.assert_allclose(got[name], value, atol=1e-4 * max(1.0, np.abs(value).max()), err_msg=name)
 
 
+@trains
 def test_trains_through_the_trainer_and_writes_a_run(recipe, source, tmp_path):
     run = train(
         recipe,

@@ -88,14 +88,16 @@ def _row(recipe: Recipe, root: Path) -> tuple[str, ...]:
         str(reference.year),
         reference.result,
         f"{reference.parameters:,}",
-        _status(recipe.name, root),
+        _status(recipe, root),
     )
 
 
-def _status(name: str, root: Path) -> str:
+def _status(recipe: Recipe, root: Path) -> str:
     """What is done, as far as files can tell: an entry of `SYSTEMS` is held to the contract by the tests."""
-    claims = sorted((root / "tests").glob(f"*/test_{name}.py"))
-    notebooks = sorted((root / "notebooks").glob(f"[0-9][0-9]_{name}.ipynb"))
+    # One test file covers a family: that of `build_fcn8s` in fcn_vgg.py is test_fcn.py.
+    family = recipe.build.__module__.rpartition(".")[2].partition("_")[0]
+    claims = sorted((root / "tests").glob(f"*/test_{family}.py"))
+    notebooks = sorted((root / "notebooks").glob(f"[0-9][0-9]_{recipe.name}.ipynb"))
     parts = [CONTRACT]
     parts += [f"[tests of the paper's claims]({path.relative_to(root).as_posix()})" for path in claims]
     parts += [f"[notebook]({path.relative_to(root).as_posix()})" for path in notebooks]

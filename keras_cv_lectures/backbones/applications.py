@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import keras
 
+from keras_cv_lectures.backbones.dilation import dilate
+from keras_cv_lectures.backbones.torch_shape import check_output_stride
 from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.weights import load_imagenet
 
 
 @dataclass(frozen=True)
-class _Entry:
+class Entry:
     application: Callable[..., keras.Model]
     convention: str  # of layers.ImageNormalization
     stages: dict[str, str]  # stage -> the last layer at that stride
+    border: int = 0  # zeros around the picture, where the network's own padding is not enough for its strides
 
 
-_ENTRIES = {
-    "vgg16": _Entry(
+ENTRIES = {
+    "vgg16": Entry(
         keras.applications.VGG16,
         "caffe",
         {
@@ -33,7 +35,7 @@ _ENTRIES = {
             "c5": "block5_pool",
         },
     ),
-    "resnet50": _Entry(
+    "resnet50": Entry(
         keras.applications.ResNet50,
         "caffe",
         {
@@ -44,7 +46,18 @@ _ENTRIES = {
             "c5": "conv5_block3_out",
         },
     ),
-    "mobilenetv2": _Entry(
+    "resnet101": Entry(
+        keras.applications.ResNet101,
+        "caffe",
+        {
+            "c1": "conv1_relu",
+            "c2": "conv2_block3_out",
+            "c3": "conv3_block4_out",
+            "c4": "conv4_block23_out",
+            "c5": "conv5_block3_out",
+        },
+    ),
+    "mobilenetv2": Entry(
         keras.applications.MobileNetV2,
         "symmetric",
         {
@@ -55,7 +68,7 @@ _ENTRIES = {
             "c5": "out_relu",
         },
     ),
-    "efficientnetb0": _Entry(
+    "efficientnetb0": Entry(
         keras.applications.EfficientNetB0,
         "none",
         {
@@ -66,66 +79,62 @@ _ENTRIES = {
             "c5": "top_activation",
         },
     ),
+    "xception": Entry(
+        keras.applications.Xception,
+        "symmetric",
+        {
+            "c1": "block2_sepconv2_bn",
+            "c2": "block3_sepconv2_bn",
+            "c3": "block4_sepconv2_bn",
+            "c4": "block13_sepconv2_bn",
+            "c5": "block14_sepconv2_act",
+        },
+        # Its first two convolutions are not padded; this border makes every stage ceil(size / stride).
+        border=3,
+    ),
 }
-BACKBONES = tuple(_ENTRIES)
 
 
-def vgg16(channels: int = 3, weights: str | None = None) -> keras.Model:
+def vgg16(channels: int = 3, weights: str | None = None, output_stride: int = 32) -> keras.Model:
     """VGG-16 (Simonyan and Zisserman 2014), with "c0" at full resolution; "c5" is the last pooling."""
-    return _build("vgg16", channels, weights)
+    return build_application("vgg16", channels, weights, output_stride)
 
 
-def resnet50(channels: int = 3, weights: str | None = None) -> keras.Model:
+def resnet50(channels: int = 3, weights: str | None = None, output_stride: int = 32) -> keras.Model:
     """ResNet-50 (He et al. 2015) as in `keras.applications`: stride on the first 1x1 of a stage."""
-    return _build("resnet50", channels, weights)
+    return build_application("resnet50", channels, weights, output_stride)
 
 
-def mobilenetv2(channels: int = 3, weights: str | None = None) -> keras.Model:
+def resnet101(channels: int = 3, weights: str | None = None, output_stride: int = 32) -> keras.Model:
+    """ResNet-101 (He et al. 2015) as in `keras.applications`: stride on the first 1x1 of a stage."""
+    return build_application("resnet101", channels, weights, output_stride)
+
+
+def mobilenetv2(channels: int = 3, weights: str | None = None, output_stride: int = 32) -> keras.Model:
     """MobileNetV2 (Sandler et al. 2018); stages are the expanded maps before each stride."""
-    return _build("mobilenetv2", channels, weights)
+    return build_application("mobilenetv2", channels, weights, output_stride)
 
 
-def efficientnetb0(channels: int = 3, weights: str | None = None) -> keras.Model:
+def efficientnetb0(channels: int = 3, weights: str | None = None, output_stride: int = 32) -> keras.Model:
     """EfficientNet-B0 (Tan and Le 2019); it normalises 0..255 pictures itself."""
-    return _build("efficientnetb0", channels, weights)
+    return build_application("efficientnetb0", channels, weights, output_stride)
 
 
-def resolve_backbone(backbone: str | keras.Model, channels: int, weights: str | None = None) -> tuple[keras.Model, str]:
-    """A backbone by name or by contract, and the `ImageNormalization` convention its weights expect.
-
-    Args:
-        backbone: a name in `BACKBONES`, or a model whose output is a dict with "c1" ... "c5"; such a model gets
-            pictures in 0..255 and normalises them itself.
-        channels: channels of the picture.
-        weights: None, "imagenet" or the path of a Keras `_notop.h5` file; only with a name.
-
-    Raises:
-        ValueError: for an unknown name, a model without the stages, or weights given beside a model.
-    """
-    if isinstance(backbone, str):
-        if backbone not in _ENTRIES:
-            close = difflib.get_close_matches(backbone.lower().replace("-", "").replace("_", ""), BACKBONES, 1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"`backbone` must be one of {BACKBONES} or a keras.Model. Received: {backbone!r}.{hint}")
-        return _build(backbone, channels, weights), _ENTRIES[backbone].convention
-    if weights is not None:
-        raise ValueError("`backbone_weights` goes with a backbone's name; load a model's weights before passing it.")
-    outputs = getattr(backbone, "output", None)
-    missing = [f"c{k}" for k in range(1, 6) if not isinstance(outputs, dict) or f"c{k}" not in outputs]
-    if missing:
-        raise ValueError(
-            '`backbone` must be a functional keras.Model whose output is a dict {"c1": ..., "c5": ...} '
-            f"with stage k at stride 2**k. Missing: {missing}."
-        )
-    return backbone, "none"
+def xception(channels: int = 3, weights: str | None = None, output_stride: int = 32) -> keras.Model:
+    """Xception (Chollet 2017) on the picture with a border of three zeros, which makes its strides come out even."""
+    return build_application("xception", channels, weights, output_stride)
 
 
-def _build(name: str, channels: int, weights: str | None) -> keras.Model:
-    entry = _ENTRIES[name]
+def build_application(name: str, channels: int, weights: str | None, output_stride: int) -> keras.Model:
+    """The network `name` of `ENTRIES`, picture -> stages, dilated where `output_stride` is below 32."""
+    check_output_stride(output_stride)
+    entry = ENTRIES[name]
     with warnings.catch_warnings():
         # Keras warns of any channel count but 1 and 3; ours adapts the first kernel.
         warnings.filterwarnings("ignore", "This model usually expects")
-        base = entry.application(include_top=False, weights=None, input_shape=(None, None, channels))
+        picture = keras.Input((None, None, channels), name="picture")
+        x = keras.layers.ZeroPadding2D(entry.border, name="border")(picture) if entry.border else picture
+        base = entry.application(include_top=False, weights=None, input_tensor=x)
     if weights is not None:
         try:
             load_imagenet(base, entry.application, weights)
@@ -136,4 +145,5 @@ def _build(name: str, channels: int, weights: str | None) -> keras.Model:
                 "here and pass its path, or use backbone_weights=None."
             ) from error
     stages = {stage: base.get_layer(layer).output for stage, layer in entry.stages.items()}
-    return keras.Model(base.input, stages, name=name)
+    model = keras.Model(picture, stages, name=name)
+    return dilate(model, output_stride) if output_stride < 32 else model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keras
 
+from keras_cv_lectures.layers.atrous import AtrousConv2D
 from keras_cv_lectures.layers.normalization import SyncBatchNormalization
 
 NORMALIZATIONS = ("batch", "group", "layer", None)
@@ -48,7 +49,7 @@ def conv_norm_relu(
             normalisation has a zero gradient that adaptive optimizers turn into noise.
         relu: False leaves the last step out.
     """
-    x = keras.layers.Conv2D(
+    x = (AtrousConv2D if dilation_rate > 1 else keras.layers.Conv2D)(
         filters,
         kernel_size,
         strides=strides,

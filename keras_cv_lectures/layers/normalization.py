@@ -50,4 +50,5 @@ class SyncBatchNormalization(keras.layers.BatchNormalization):
         context = tf.distribute.get_replica_context()
         alone = context is not None and context.num_replicas_in_sync == 1
         last = self.axis in (-1, len(inputs.shape) - 1)
-        return alone and last and len(inputs.shape) == 4 and self.scale and self.center
+        known = keras.backend.standardize_dtype(inputs.dtype) in ("float32", "bfloat16", "float16")
+        return alone and last and known and len(inputs.shape) == 4 and self.scale and self.center

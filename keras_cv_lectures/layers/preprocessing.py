@@ -14,6 +14,7 @@ _CONVENTIONS = {
     "symmetric": ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5), False),
     "torch": (_IMAGENET_MEAN, _IMAGENET_STD, False),
     "caffe": (_CAFFE_MEAN_BGR, (1.0, 1.0, 1.0), True),
+    "bgr": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), True),
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), False),
 }
 
@@ -26,7 +27,8 @@ class ImageNormalization(keras.layers.Layer):
 
     Args:
         convention: "unit" (0..1), "symmetric" (-1..1), "torch" (ImageNet mean and deviation), "caffe" (BGR order,
-            ImageNet mean, not divided) or "none" (0..255 as it is, for networks that normalise themselves).
+            ImageNet mean, not divided), "bgr" (0..255 in BGR order) or "none" (0..255 as it is, for networks that
+            normalise themselves).
 
     A picture whose channel count is not 3 gets the average of the three constants in every channel, and its channels
     keep their order: there is no published constant for a fourth channel.

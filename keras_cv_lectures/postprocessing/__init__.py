@@ -2,8 +2,27 @@
 
 Contract: `segmentation` turns logits (B, H, W, K) into the dict `logits`, `probabilities`, `class_map` that every
 serving form of a model returns, and brings probabilities back to the size of the original picture.
+`proposals` merges DeconvNet's scores of many crops into those of one picture.
+`dense_crf` moves the borders of classes to the edges of the picture.
 """
 
+from keras_cv_lectures.postprocessing.dense_crf import CRF_PRESETS, dense_crf
+from keras_cv_lectures.postprocessing.proposals import (
+    ensemble_scores,
+    merge_proposals,
+    segment_proposals,
+    sliding_boxes,
+)
 from keras_cv_lectures.postprocessing.segmentation import class_map_at, resize_probabilities, serving_outputs
 
-__all__ = ["class_map_at", "resize_probabilities", "serving_outputs"]
+__all__ = [
+    "CRF_PRESETS",
+    "class_map_at",
+    "dense_crf",
+    "ensemble_scores",
+    "merge_proposals",
+    "resize_probabilities",
+    "segment_proposals",
+    "serving_outputs",
+    "sliding_boxes",
+]

@@ -26,11 +26,12 @@ def serving_outputs(outputs: Any, name: str) -> dict[str, Any]:
         For one float tensor (B, H, W, K) named "logits": `logits` (B, H, W, K) float32, `probabilities`
         (B, H, W, K) float32 and `class_map` (B, H, W) int32. With K > 1 the classes exclude each other (softmax; the
         lowest label wins a tie); with K = 1 the one channel is the foreground (sigmoid; class 1 where the logit
-        is above 0). A dict is returned unchanged, any other tensor as `{"output": tensor}`, several tensors as
-        `{"output_0": ..., "output_1": ...}`.
+        is above 0). Of a dict its "logits" count; a dict without them is returned unchanged, any other tensor as
+        `{"output": tensor}`, several tensors as `{"output_0": ..., "output_1": ...}`.
     """
     if isinstance(outputs, dict):
-        return outputs
+        # Other heads, such as torchvision's auxiliary one, are for training.
+        return serving_outputs(outputs["logits"], "logits") if "logits" in outputs else outputs
     if isinstance(outputs, list | tuple):
         if len(outputs) != 1:
             return {f"output_{i}": output for i, output in enumerate(outputs)}

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_cv_lectures.layers import CropLike, ResizeLike
+from keras_cv_lectures.layers import AtrousConv2D, CropLike, ResizeLike
 from keras_cv_lectures.weights import load_weights
 
 
@@ -49,7 +49,7 @@ def class_scores(
 
     Under mixed precision argmax and softmax of bfloat16 scores would lose classes that are close.
     """
-    return keras.layers.Conv2D(
+    return (AtrousConv2D if dilation_rate > 1 else keras.layers.Conv2D)(
         num_classes,
         kernel_size,
         padding="same",
@@ -79,9 +79,14 @@ def logits_like(
     return keras.layers.Activation("linear", dtype="float32", name=name)(x)
 
 
-def finished(image: keras.KerasTensor, outputs: Any, *, name: str, weights: str | None) -> keras.Model:
-    """The functional model, with the weights at the path `weights` if one is given."""
+def finished(
+    image: keras.KerasTensor, outputs: Any, *, name: str, weights: str | None, architecture: str | None = None
+) -> keras.Model:
+    """The functional model, with the weights at the path `weights` if one is given.
+
+    `architecture` is torchvision's name of the network where `weights` may name a published file of it.
+    """
     model = keras.Model(image, outputs, name=name)
     if weights is not None:
-        load_weights(model, weights)
+        load_weights(model, weights, architecture=architecture)
     return model

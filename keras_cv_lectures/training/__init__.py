@@ -5,6 +5,7 @@ A run folder holds `best.keras`, `last.keras` (models for inference), `run.json`
 """
 
 from keras_cv_lectures.training.loop import TrainingRun, train
+from keras_cv_lectures.training.staged import train_staged
 from keras_cv_lectures.training.strategies import STRATEGIES, make_strategy
 
-__all__ = ["STRATEGIES", "TrainingRun", "make_strategy", "train"]
+__all__ = ["STRATEGIES", "TrainingRun", "make_strategy", "train", "train_staged"]

@@ -1,6 +1,23 @@
 """Weights: foreign and local files -> variables of our models. Nothing is downloaded unless a caller asks for it."""
 
+from keras_cv_lectures.weights.caffe import load_caffe, read_caffemodel
+from keras_cv_lectures.weights.convolutionalize import load_vgg16
 from keras_cv_lectures.weights.keras_applications import load_imagenet
 from keras_cv_lectures.weights.local import copy_weights, load_weights
+from keras_cv_lectures.weights.pth import read_torch
+from keras_cv_lectures.weights.published import PUBLISHED, download
+from keras_cv_lectures.weights.torchvision import load_torch, to_torch_state
 
-__all__ = ["copy_weights", "load_imagenet", "load_weights"]
+__all__ = [
+    "PUBLISHED",
+    "copy_weights",
+    "download",
+    "load_caffe",
+    "load_imagenet",
+    "load_torch",
+    "load_vgg16",
+    "load_weights",
+    "read_caffemodel",
+    "read_torch",
+    "to_torch_state",
+]

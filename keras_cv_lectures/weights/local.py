@@ -1,4 +1,7 @@
-"""Weights from a file of this package: `.keras` (its weights are taken, its code is not run) or `.weights.h5`."""
+"""Weights by path or by published name: files of this package, of PyTorch and of Caffe.
+
+Of a `.keras` file the weights are taken; its code is not run.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,36 @@ import keras
 import numpy as np
 
 from keras_cv_lectures.errors import ModelError
+from keras_cv_lectures.weights.caffe import load_caffe
+from keras_cv_lectures.weights.pth import TORCH_SUFFIXES
+from keras_cv_lectures.weights.published import download, find_published
+from keras_cv_lectures.weights.torchvision import load_torch
 
 
-def load_weights(model: keras.Model, path: str | os.PathLike) -> None:
+def load_weights(model: keras.Model, path: str | os.PathLike, *, architecture: str | None = None) -> None:
     """Loads the weights at `path` into `model`.
 
-    A `.keras` file may differ in its head: layers whose shapes differ keep their values, and a warning names them.
+    A file may differ in its head: layers whose number of classes differs keep their values, and a warning names them.
+
+    Args:
+        path: a `.keras`, `.weights.h5`, `.pth`, `.pt`, `.safetensors` or `.caffemodel` file, or the name of published
+            weights, such as "torchvision/coco-voc", which are downloaded once.
+        architecture: torchvision's name of the network, by which published weights are found.
 
     Raises:
-        ModelError: if the file is absent, is neither `.keras` nor `.weights.h5`, or fits no layer.
+        ModelError: the file is absent, of another kind, or does not fit; the name is unknown or there is no network.
     """
+    if str(path).startswith("torchvision/"):
+        path = download(find_published(str(path), architecture))
     path = Path(path)
     if not path.exists():
         raise ModelError(f"`weights` must be an existing file. Received: weights={str(path)!r}")
+    if path.suffix in TORCH_SUFFIXES:
+        load_torch(model, path)
+        return
+    if path.suffix == ".caffemodel":
+        load_caffe(model, path)
+        return
     if path.name.endswith(".weights.h5"):
         try:
             model.load_weights(path)
@@ -30,7 +50,10 @@ def load_weights(model: keras.Model, path: str | os.PathLike) -> None:
             raise ModelError(f"`weights` file {path} does not fit the model {model.name!r}: {error}") from error
         return
     if path.suffix != ".keras":
-        raise ModelError(f"`weights` must be a `.keras` or `.weights.h5` file. Received: weights={str(path)!r}")
+        raise ModelError(
+            "`weights` must be a `.keras`, `.weights.h5`, `.pth`, `.pt`, `.safetensors` or `.caffemodel` file. "
+            f"Received: weights={str(path)!r}"
+        )
     try:
         source = keras.saving.load_model(path, compile=False)
     except (ValueError, OSError, TypeError, KeyError) as error:

@@ -7,25 +7,38 @@ import numpy as np
 import pytest
 
 from keras_cv_lectures import backbones
+from keras_cv_lectures.backbones.applications import ENTRIES
 from keras_cv_lectures.segmentation import build_unet
 from keras_cv_lectures.weights.keras_applications import adapt_first_kernel
 
+# The fast tier loads files into the networks that are quick to build, one of each kind of preprocessing.
+LOADED = ("vgg16", "mobilenetv2", "efficientnetb0")
 
-@pytest.fixture(scope="module", params=backbones.BACKBONES)
+
+def _deepest_last(name):
+    """The 101-layer networks are the 50-layer ones with more bottlenecks: minutes for nothing new."""
+    return pytest.param(name, marks=pytest.mark.slow) if "101" in name else name
+
+
+@pytest.fixture(scope="module", params=[_deepest_last(name) for name in backbones.BACKBONES])
 def name(request):
     return request.param
 
 
 @pytest.fixture(scope="module")
-def imagenet_file(name, tmp_path_factory):
-    """A file as Keras publishes it, with random weights: `(path, the network it came from)`."""
-    application = {
-        "vgg16": keras.applications.VGG16,
-        "resnet50": keras.applications.ResNet50,
-        "mobilenetv2": keras.applications.MobileNetV2,
-        "efficientnetb0": keras.applications.EfficientNetB0,
-    }[name]
-    network = application(include_top=False, weights=None, input_shape=(None, None, 3))
+def imagenet(name, tmp_path_factory):
+    """`_published` of a network in `LOADED`; (None, None) for the others."""
+    return _published(name, tmp_path_factory.mktemp("imagenet")) if name in LOADED else (None, None)
+
+
+@pytest.fixture(scope="module")
+def model(name, imagenet):
+    return backbones.resolve_backbone(name, 3, imagenet[1])[0]
+
+
+def _published(name, folder):
+    """The network of `keras.applications` with random weights, and the path of its file as Keras publishes it."""
+    network = ENTRIES[name].application(include_top=False, weights=None, input_shape=(None, None, 3))
     for layer in network.layers:
         if isinstance(layer, keras.layers.Normalization):
             # As in the published file: mean and variance of ImageNet.
@@ -38,45 +51,80 @@ def imagenet_file(name, tmp_path_factory):
                 ]
             )
             layer.finalize_state()
-    path = tmp_path_factory.mktemp("imagenet") / f"{name}_notop.weights.h5"
+    path = str(folder / f"{name}_notop.weights.h5")
     network.save_weights(path)
-    return path, network
+    return network, path
 
 
-def test_stage_k_has_stride_two_to_the_k(name):
-    model = getattr(backbones, name)()
+@pytest.fixture(scope="module")
+def dilated(model):
+    return backbones.dilate(model, 8)
+
+
+def test_stage_k_has_stride_two_to_the_k(model):
     outputs = model(np.zeros((1, 64, 96, 3), "float32"))
-    for stage, value in outputs.items():
-        stride = 2 ** int(stage[1])
-        assert value.shape[1:3] == (64 // stride, 96 // stride), stage
     assert {f"c{k}" for k in range(1, 6)} <= set(outputs)
+    for stage, value in outputs.items():
+        stride = 2 ** int(stage[1]) if stage != "aux" else 8
+        assert value.shape[1:3] == (64 // stride, 96 // stride), stage
 
 
-def test_imagenet_file_gives_the_network_it_came_from(name, imagenet_file):
-    path, network = imagenet_file
-    model = getattr(backbones, name)(weights=str(path))
+def test_odd_sizes_lose_at_most_one_row(model, dilated):
+    picture = np.zeros((1, 65, 97, 3), "float32")
+    for network, greatest in ((model, 32), (dilated, 8)):
+        for stage, value in network(picture).items():
+            stride = min(2 ** int(stage[1]), greatest) if stage != "aux" else 8
+            for size, got in zip((65, 97), value.shape[1:3], strict=True):
+                assert got in (size // stride, -(-size // stride)), stage
+
+
+def test_dilated_stages_have_stride_eight_and_the_same_weights(model, dilated):
+    outputs = dilated(np.zeros((1, 64, 96, 3), "float32"))
+    assert {outputs[stage].shape[1:3] for stage in ("c3", "c4", "c5")} == {(8, 12)}
+    for old, new in zip(model.get_weights(), dilated.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_imagenet_file_gives_the_network_it_came_from(name, imagenet, model):
+    if name not in LOADED:
+        pytest.skip("not in the fast tier, or with files of torchvision's")
+    _equal(name, imagenet[0], model)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in ENTRIES if name not in LOADED])
+def test_imagenet_file_of_the_larger_networks(name, tmp_path):
+    network, path = _published(name, tmp_path)
+    _equal(name, network, backbones.resolve_backbone(name, 3, path)[0])
+
+
+def _equal(name, network, model):
     x = np.random.default_rng(0).uniform(0, 255, (1, 64, 64, 3)).astype("float32")
-    expected = np.asarray(network(x))
-    got = np.asarray(model(x)["c5"])
+    border = ENTRIES[name].border
+    expected = np.asarray(network(np.pad(x, [(0, 0), (border, border), (border, border), (0, 0)])))
     if name == "efficientnetb0":
         # Keras divides by the deviation once more when it downloads the file itself; the file alone does not.
         rescaled = (x / 255.0 - [0.485, 0.456, 0.406]) / np.array([0.229, 0.224, 0.225])
         after = next(x for x in network.layers if isinstance(x, keras.layers.Normalization)).output
         inner = keras.Model(after, network.output)
         expected = np.asarray(inner(rescaled.astype("float32")))
-    np.testing.assert_allclose(got, expected, atol=1e-4 * max(1.0, np.abs(expected).max()))
+    np.testing.assert_allclose(model(x)["c5"], expected, atol=1e-4 * max(1.0, np.abs(expected).max()))
 
 
-def test_grey_pictures_give_what_their_colour_copies_give(name, imagenet_file):
-    if name in ("efficientnetb0", "vgg16", "resnet50"):
-        # These subtract another constant from each channel; a grey picture has only one.
-        pytest.skip("the preprocessing of this network differs between channels")
-    path, _ = imagenet_file
-    grey = getattr(backbones, name)(1, weights=str(path))
-    colour = getattr(backbones, name)(3, weights=str(path))
+def test_file_into_a_grey_dilated_network(name, imagenet, model):
+    if name != "mobilenetv2":
+        pytest.skip("other networks subtract another constant from each channel; a grey picture has only one")
+    grey, convention = backbones.resolve_backbone(name, 1, imagenet[1], output_stride=16)
+    assert convention == "symmetric"
     x = np.random.default_rng(0).uniform(-1, 1, (1, 64, 64, 1)).astype("float32")
-    expected = np.asarray(colour(np.repeat(x, 3, axis=-1))["c4"])
-    np.testing.assert_allclose(grey(x)["c4"], expected, atol=1e-4 * max(1.0, np.abs(expected).max()))
+    stages, expected = grey(x), np.asarray(model(np.repeat(x, 3, axis=-1))["c4"])
+    np.testing.assert_allclose(stages["c4"], expected, atol=1e-4 * max(1.0, np.abs(expected).max()))
+    assert stages["c5"].shape == (1, 4, 4, 1280)
+
+
+def test_unet_over_every_backbone_keeps_odd_sizes(model):
+    unet = build_unet((None, None, 3), 3, backbone=model, decoder_filters=(8, 8, 4, 4, 4))
+    assert unet(np.zeros((1, 37, 70, 3), "uint8")).shape == (1, 37, 70, 3)
 
 
 def test_first_kernel_of_five_channels_by_hand():
@@ -90,9 +138,19 @@ def test_a_file_that_is_not_there_names_the_repair():
         backbones.vgg16(weights="nowhere.h5")
 
 
-def test_unet_over_every_backbone_keeps_odd_sizes(name):
-    model = build_unet((None, None, 4), 3, backbone=name, decoder_filters=(8, 8, 4, 4, 4))
-    assert model(np.zeros((1, 37, 70, 4), "uint8")).shape == (1, 37, 70, 3)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("resnet50_v15", 3), "Did you mean 'resnet50_v1_5'"),
+        (("Xception", 3), "Did you mean 'xception'"),
+        (("vgg16", 3, None, 4), "`output_stride` must be one of"),
+        ((keras.Sequential(), 3, "file.h5"), "`backbone_weights` goes with"),
+        ((keras.Sequential(), 3, None, 16), "backbones.dilate"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        backbones.resolve_backbone(*arguments)
 
 
 def test_a_backbone_of_ones_own_honours_the_contract():

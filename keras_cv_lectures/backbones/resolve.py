@@ -1,0 +1,77 @@
+"""Backbones by name: the table of them all, and the one function that builders call."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Callable
+
+import keras
+
+from keras_cv_lectures.backbones import applications
+from keras_cv_lectures.backbones.mobilenetv3 import mobilenetv3_large
+from keras_cv_lectures.backbones.resnet import resnet14_v1_5, resnet50_v1_5, resnet101_v1_5
+
+# name -> (builder of (channels, weights, output_stride), convention of `layers.ImageNormalization`)
+_BUILDERS: dict[str, tuple[Callable[..., keras.Model], str]] = {
+    **{
+        name: (functools.partial(applications.build_application, name), entry.convention)
+        for name, entry in applications.ENTRIES.items()
+    },
+    "resnet14_v1_5": (resnet14_v1_5, "torch"),
+    "resnet50_v1_5": (resnet50_v1_5, "torch"),
+    "resnet101_v1_5": (resnet101_v1_5, "torch"),
+    "mobilenetv3_large": (mobilenetv3_large, "torch"),
+}
+BACKBONES = tuple(_BUILDERS)
+
+
+def resolve_backbone(
+    backbone: str | keras.Model, channels: int, weights: str | None = None, output_stride: int = 32
+) -> tuple[keras.Model, str]:
+    """A backbone by name or by contract, and the `ImageNormalization` convention its weights expect.
+
+    Args:
+        backbone: a name in `BACKBONES`, or a model whose output is a dict with "c1" ... "c5"; such a model gets
+            pictures in 0..255 and normalises them itself.
+        channels: channels of the picture.
+        weights: None, "imagenet" (downloaded on this request) or the path of a published file: Keras's `_notop.h5`,
+            or torchvision's for the names that end in "_v1_5" and for "mobilenetv3_large", where "imagenet-v2" is
+            its second recipe. Only with a name.
+        output_stride: 8, 16 or 32; stage k has stride min(2**k, output_stride). Only with a name: a model of one's own
+            goes through `dilate` first.
+
+    Raises:
+        ValueError: for an unknown name or output stride, a model without the stages, or weights or an output stride
+            given beside a model.
+    """
+    if isinstance(backbone, str):
+        if backbone not in _BUILDERS:
+            raise ValueError(
+                f"`backbone` must be one of {BACKBONES} or a keras.Model. Received: {backbone!r}.{_hint(backbone)}"
+            )
+        build, convention = _BUILDERS[backbone]
+        return build(channels, weights, output_stride), convention
+    if weights is not None:
+        raise ValueError("`backbone_weights` goes with a backbone's name; load a model's weights before passing it.")
+    if output_stride != 32:
+        raise ValueError(
+            f"`output_stride` goes with a backbone's name. Received: output_stride={output_stride} beside a model. "
+            "Pass backbones.dilate(model, output_stride)."
+        )
+    outputs = getattr(backbone, "output", None)
+    missing = [f"c{k}" for k in range(1, 6) if not isinstance(outputs, dict) or f"c{k}" not in outputs]
+    if missing:
+        raise ValueError(
+            '`backbone` must be a functional keras.Model whose output is a dict {"c1": ..., "c5": ...} '
+            f"with stage k at stride 2**k. Missing: {missing}."
+        )
+    return backbone, "none"
+
+
+def _hint(name: str) -> str:
+    def plain(text: str) -> str:
+        return text.lower().replace("-", "").replace("_", "")
+
+    close = difflib.get_close_matches(plain(name), [plain(known) for known in BACKBONES], 1)
+    return f" Did you mean {next(n for n in BACKBONES if plain(n) == close[0])!r}?" if close else ""

@@ -1,0 +1,227 @@
+"""DeepLab v1, v2, v3 and v3+: Chen, Papandreou, Kokkinos, Murphy, Yuille and others, 2014 to 2018.
+
+What they share is atrous convolution: the backbone stops striding at 1/8 or 1/16 and dilates instead, and pyramids of
+rates see objects at several sizes. The fully connected CRF of v1 and v2 is `keras_cv_lectures.postprocessing`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+
+from keras_cv_lectures.backbones import resnet50_v1_5, resnet101_v1_5, resolve_backbone
+from keras_cv_lectures.layers import ImageNormalization, ResizeCornersLike
+from keras_cv_lectures.segmentation import deeplab_vgg
+from keras_cv_lectures.segmentation.aspp import DECODERS, deeplab_v3_head, deeplab_v3plus_decoder
+from keras_cv_lectures.segmentation.fcn import fcn_head
+from keras_cv_lectures.segmentation.heads import class_scores, finished, logits_like, one_of, picture_input
+from keras_cv_lectures.signatures import explain_arguments
+
+VERSIONS = ("v1", "v2", "v3", "v3+")
+_BACKBONES = {"v1": "vgg16", "v2": "vgg16", "v3": "resnet50_v1_5", "v3+": "resnet50_v1_5"}
+_OUTPUT_STRIDES = {"v1": 8, "v2": 8, "v3": 8, "v3+": 16}
+_DROPOUT = {"v1": 0.5, "v2": 0.5, "v3": 0.5, "v3+": 0.1}
+_WITH_MULTI_GRID = {"resnet50_v1_5": resnet50_v1_5, "resnet101_v1_5": resnet101_v1_5}
+# Networks that torchvision published, by backbone.
+_PUBLISHED = {
+    "resnet50_v1_5": "deeplabv3_resnet50",
+    "resnet101_v1_5": "deeplabv3_resnet101",
+    "mobilenetv3_large": "deeplabv3_mobilenet_v3_large",
+}
+
+
+@explain_arguments
+def build_deeplab(
+    input_shape: tuple[int | None, int | None, int] = (None, None, 3),
+    num_classes: int = 21,
+    *,
+    version: str = "v3+",
+    backbone: str | keras.Model | None = None,
+    backbone_weights: str | None = None,
+    output_stride: int | None = None,
+    rates: Sequence[int] | None = None,
+    multi_grid: Sequence[int] | None = None,
+    image_pooling: bool = True,
+    separable: bool | None = None,
+    aspp_filters: int | None = None,
+    decoder: str = "paper",
+    decoder_filters: int = 256,
+    low_level_filters: int = 48,
+    filters: int = 64,
+    fc6_kernel_size: int = 3,
+    dropout: float | None = None,
+    auxiliary: bool = False,
+    include_preprocessing: bool = True,
+    weights: str | None = None,
+    name: str = "deeplab",
+) -> keras.Model:
+    """DeepLab: atrous convolutions in the backbone and in the head; logits are scored first and enlarged then.
+
+    Input: (B, H, W, C) pictures in 0..255, uint8 or float32, any H, W and channel count.
+    Output: logits (B, H, W, num_classes) float32; with `auxiliary` a dict {"logits": ..., "auxiliary": ...} of two.
+
+    Paper: https://arxiv.org/abs/1802.02611 (v3+), https://arxiv.org/abs/1706.05587 (v3),
+    https://arxiv.org/abs/1606.00915 (v2), https://arxiv.org/abs/1412.7062 (v1). Differs from the paper: "v3+" is the
+    released code's head on torchvision's ResNet, whose stride is in the first unit of a stage. "v3" is torchvision's
+    network: another 3x3 convolution behind the pyramid, interpolation with half-pixel centres (the others: corner to
+    corner); 42,004,074 parameters with ResNet-50, 21 classes and the auxiliary head. "v1" is LargeFOV (20,505,429
+    parameters) and "v2" sums four such heads on VGG-16, four 3x3 convolutions on other backbones, both without the
+    training on three scales; the mean picture is VGG's own (0.1 of 255 apart).
+
+    Args:
+        input_shape: (height, width, channels); height and width may be None.
+        num_classes: number of classes, background included.
+        version: "v3+", "v3", "v2" or "v1".
+        backbone: None for "vgg16" (v1, v2: the authors' own, with poolings of 3x3) or "resnet50_v1_5"; a name
+            ("resnet101_v1_5", "mobilenetv3_large", "mobilenetv2", "xception", "resnet50"), or a model from picture to
+            `{"c1": ..., "c5": ...}` (see `keras_cv_lectures.backbones`).
+        backbone_weights: None (random), "imagenet" (downloaded on this request) or the path of a file. For v1 and v2 on
+            VGG-16 a classifier with its top gives fc6 and fc7, too.
+        output_stride: 8 or 16, stride of the last stage. None: 16 for v3+ and for v3 on MobileNetV3, else 8. A model
+            as backbone has its own.
+        rates: of the atrous convolutions of the head; () for none. None: 12 (v1); 6, 12, 18, 24 (v2); 6, 12, 18 at
+            stride 16 and 12, 24, 36 at stride 8 and in torchvision's MobileNetV3 network.
+        multi_grid: factors on the rates of the last stage, one a bottleneck, such as (1, 2, 4); with "resnet50_v1_5"
+            and "resnet101_v1_5". None: all 1.
+        image_pooling: whether the pyramid of v3 and v3+ has a branch for the mean over the picture.
+        separable: depthwise separable 3x3 convolutions in pyramid and decoder. None: for v3+.
+        aspp_filters: channels of each branch of the pyramid (v3, v3+) or of fc6 and fc7 (v1, v2). None: 256 or 1024.
+        decoder: of v3+, "paper" or "smp" (segmentation_models.pytorch: a convolution less at stride 4).
+        decoder_filters: channels of the 3x3 convolutions of the decoder of v3+.
+        low_level_filters: channels that v3+ reduces "c2" to.
+        filters: channels of the first stage of the own VGG-16 of v1 and v2.
+        fc6_kernel_size: of v1; the paper also has 4 and 7 (rate 4, `aspp_filters=4096`).
+        dropout: rate before the scores. None: 0.5; 0.1 for v3+.
+        auxiliary: for v3 and v3+, a second head on "c4", whose loss torchvision adds with factor 0.5; for training.
+        include_preprocessing: False to give the network pictures that are normalised already.
+        weights: None, the path of a file of this network, or "torchvision/coco-voc" (v3, downloaded on this request); a
+            head with another `num_classes` is left at its initial values, with a warning.
+        name: name of the model.
+
+    Raises:
+        ValueError: for an unknown option, options that exclude each other, or a file that does not fit.
+        TypeError: for an unknown argument, naming the right one.
+
+    Example:
+        >>> model = build_deeplab((None, None, 3), num_classes=21, backbone="mobilenetv2")
+    """
+    one_of("version", version, VERSIONS)
+    one_of("decoder", decoder, DECODERS)
+    backbone = _BACKBONES[version] if backbone is None else backbone
+    own_vgg = version in ("v1", "v2") and backbone == "vgg16"
+    _check(version, backbone, own_vgg, output_stride, multi_grid, auxiliary)
+    image = picture_input(input_shape, num_classes)
+    published = version == "v3" and backbone == "mobilenetv3_large"
+    stride = output_stride or (16 if published else _OUTPUT_STRIDES[version])
+    rates = _default_rates(version, stride, published) if rates is None else tuple(rates)
+    dropout = _DROPOUT[version] if dropout is None else dropout
+
+    if own_vgg:
+        x = ImageNormalization("caffe", name="normalize")(image) if include_preprocessing else image
+        stages = {"c5": deeplab_vgg.vgg16_stride8(x, filters)}
+    else:
+        if multi_grid is not None:
+            backbone = _WITH_MULTI_GRID[backbone](input_shape[-1], backbone_weights, stride, multi_grid)
+            encoder, convention = backbone, "torch"
+        else:
+            by_name = {"output_stride": stride} if isinstance(backbone, str) else {}
+            encoder, convention = resolve_backbone(backbone, input_shape[-1], backbone_weights, **by_name)
+        x = ImageNormalization(convention, name="normalize")(image) if include_preprocessing else image
+        stages = _named_backbone(encoder)(x)
+
+    separable = version == "v3+" if separable is None else separable
+    if version == "v3":
+        scores = deeplab_v3_head(
+            stages["c5"],
+            num_classes,
+            rates=rates,
+            filters=aspp_filters or 256,
+            image_pooling=image_pooling,
+            separable=separable,
+            dropout=dropout,
+        )
+    elif version == "v3+":
+        decoded = deeplab_v3plus_decoder(
+            stages,
+            decoder_filters,
+            rates=rates,
+            aspp_filters=aspp_filters or 256,
+            low_level_filters=low_level_filters,
+            image_pooling=image_pooling,
+            separable=separable,
+            dropout=dropout,
+            variant=decoder,
+        )
+        scores = class_scores(decoded, num_classes, name="segmentation_head.0")
+    elif version == "v2" and own_vgg:
+        scores = deeplab_vgg.aspp_of_classifiers(
+            stages["c5"], num_classes, rates=rates, filters=aspp_filters or 1024, dropout=dropout
+        )
+    elif version == "v2":
+        scores = deeplab_vgg.aspp_of_scores(stages["c5"], num_classes, rates=rates)
+    else:
+        scores = deeplab_vgg.large_fov_head(
+            stages["c5"],
+            num_classes,
+            rate=rates[0],
+            kernel_size=fc6_kernel_size,
+            filters=aspp_filters or 1024,
+            dropout=dropout,
+        )
+
+    outputs = _enlarged(scores, image, "logits", version)
+    if auxiliary:
+        # Torchvision's MobileNetV3 network looks at an earlier map.
+        source = stages.get("aux", stages["c4"])
+        scores = fcn_head(source, num_classes, dropout=min(dropout, 0.1), name="aux_classifier")
+        outputs = {"logits": outputs, "auxiliary": _enlarged(scores, image, "auxiliary", version)}
+    architecture = _PUBLISHED.get(backbone) if version == "v3" and isinstance(backbone, str) else None
+    model = finished(image, outputs, name=name, weights=weights, architecture=architecture)
+    if own_vgg and backbone_weights is not None and weights is None:
+        deeplab_vgg.load_classifier(model, backbone_weights)
+    return model
+
+
+def _enlarged(scores, image, name, version):
+    """Scores at the picture's size: a twelfth of the work that enlarging the features before scoring would be."""
+    if version == "v3":
+        return logits_like(scores, image, name=name)
+    scores = ResizeCornersLike(dtype="float32", name=f"{name}_resize")([scores, image])
+    return logits_like(scores, image, "none", name=name)
+
+
+def _named_backbone(encoder: keras.Model) -> keras.Model:
+    """The same layers in a model called "backbone", as torchvision's weights begin."""
+    return encoder if encoder.name == "backbone" else keras.Model(encoder.input, encoder.output, name="backbone")
+
+
+def _default_rates(version: str, stride: int, published: bool) -> tuple[int, ...]:
+    if version in ("v1", "v2"):
+        return (12,) if version == "v1" else (6, 12, 18, 24)
+    return (12, 24, 36) if stride == 8 or published else (6, 12, 18)
+
+
+def _check(version, backbone, own_vgg, output_stride, multi_grid, auxiliary) -> None:
+    if output_stride not in (None, 8, 16):
+        raise ValueError(f"`output_stride` must be 8 or 16. Received: output_stride={output_stride!r}")
+    if output_stride is not None and not isinstance(backbone, str):
+        raise ValueError(
+            f"`output_stride` goes with a backbone's name. Received: output_stride={output_stride} beside a model. "
+            "Pass backbones.dilate(model, output_stride)."
+        )
+    if own_vgg and output_stride == 16:
+        raise ValueError(
+            f"`output_stride` must be 8 for {version} on its own VGG-16. Received: output_stride=16. Take another "
+            "backbone, such as resnet50_v1_5."
+        )
+    if auxiliary and version in ("v1", "v2"):
+        raise ValueError(f"`auxiliary` goes with v3 and v3+. Received: auxiliary=True, version={version!r}.")
+    if multi_grid is not None and (not isinstance(backbone, str) or backbone not in _WITH_MULTI_GRID):
+        raise ValueError(
+            f"`multi_grid` goes with the backbones {tuple(_WITH_MULTI_GRID)}. Received: backbone={backbone!r}. Give a "
+            "model of your own its rates before passing it."
+        )
+
+
+__all__ = ["build_deeplab"]

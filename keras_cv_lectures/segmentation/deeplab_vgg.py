@@ -1,0 +1,141 @@
+"""The VGG-16 of DeepLab v1 and v2 at stride 8, "LargeFOV", and its heads, with the layer names of the released files.
+
+`conv1_1` ... `conv5_3`, `fc6`, `fc7`, `fc8` (`fc8_voc12` in the files, which add the data set); v2 has four heads
+`fc6_1` ... `fc8_4`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+from keras_cv_lectures.layers import AtrousConv2D
+from keras_cv_lectures.segmentation.heads import class_scores
+from keras_cv_lectures.weights.convolutionalize import read_vgg16
+from keras_cv_lectures.weights.keras_applications import adapt_first_kernel
+
+_CONVOLUTIONS = (2, 2, 3, 3, 3)
+
+
+def vgg16_stride8(x: keras.KerasTensor, filters: int = 64) -> keras.KerasTensor:
+    """Convolutions of VGG-16 with poolings of 3x3; the last two do not stride, and conv5 has rate 2 instead.
+
+    Args:
+        x: (B, H, W, C), BGR without its mean.
+        filters: channels of the first stage; 2, 4, 8 and 8 times as many in the others.
+
+    Returns:
+        (B, h, w, 8 filters), where each of three poolings makes n // 2 + 1 of n: cells lie on pixels 0, 8, 16, ..., and
+        pictures of 8 k + 1 pixels, which have k + 1, fit exactly.
+    """
+    for stage, convolutions in enumerate(_CONVOLUTIONS, start=1):
+        for k in range(1, convolutions + 1):
+            channels = filters * 2 ** min(stage - 1, 3)
+            x = _conv_relu(x, channels, 3, rate=2 if stage == 5 else 1, name=f"conv{stage}_{k}")
+        if stage <= 3:
+            # Caffe pads by one and rounds up, which starts every window on an odd pixel; after a ReLU a zero is no
+            # maximum that was not there.
+            x = keras.layers.ZeroPadding2D(((1, 2), (1, 2)), name=f"pool{stage}_pad")(x)
+            x = keras.layers.MaxPooling2D(3, 2, name=f"pool{stage}")(x)
+        else:
+            x = keras.layers.MaxPooling2D(3, 1, padding="same", name=f"pool{stage}")(x)
+    # Caffe's mean counts the padding: at the border, too, the sum is divided by nine.
+    x = keras.layers.ZeroPadding2D(1, name="pool5a_pad")(x)
+    return keras.layers.AveragePooling2D(3, 1, name="pool5a")(x)
+
+
+def large_fov_head(
+    x: keras.KerasTensor,
+    num_classes: int,
+    *,
+    rate: int = 12,
+    kernel_size: int = 3,
+    filters: int = 1024,
+    dropout: float = 0.5,
+    suffix: str = "",
+) -> keras.KerasTensor:
+    """fc6 (atrous), fc7, fc8: VGG's classifier as convolutions; scores (B, h, w, num_classes) float32."""
+    x = _conv_relu(x, filters, kernel_size, rate=rate, name=f"fc6{suffix}")
+    x = keras.layers.Dropout(dropout, name=f"drop6{suffix}")(x) if dropout else x
+    x = _conv_relu(x, filters, 1, name=f"fc7{suffix}")
+    x = keras.layers.Dropout(dropout, name=f"drop7{suffix}")(x) if dropout else x
+    return _scores(x, num_classes, name=f"fc8{suffix}")
+
+
+def aspp_of_classifiers(
+    x: keras.KerasTensor, num_classes: int, *, rates: Sequence[int], filters: int = 1024, dropout: float = 0.5
+) -> keras.KerasTensor:
+    """ASPP of DeepLab v2 on VGG: a whole head a rate, `fc6_1` ... `fc8_4`, scores summed."""
+    scores = [
+        large_fov_head(x, num_classes, rate=rate, filters=filters, dropout=dropout, suffix=f"_{k}")
+        for k, rate in enumerate(rates, start=1)
+    ]
+    return _sum(scores, name="fc8")
+
+
+def aspp_of_scores(x: keras.KerasTensor, num_classes: int, *, rates: Sequence[int]) -> keras.KerasTensor:
+    """ASPP of DeepLab v2 on a ResNet: one 3x3 convolution to the scores a rate, `fc1_c0` ... `fc1_c3`, summed."""
+    scores = [_scores(x, num_classes, kernel_size=3, rate=rate, name=f"fc1_c{k}") for k, rate in enumerate(rates)]
+    return _sum(scores, name="fc1")
+
+
+def load_classifier(model: keras.Model, source: str | os.PathLike | keras.Model) -> None:
+    """VGG-16's convolutions into `model`; its fully connected layers become fc6 and fc7 by leaving numbers out.
+
+    fc6 keeps evenly spaced rows, columns and filters of the 7x7 kernel, fc7 the same channels; so every `fc6_K`, too.
+
+    Args:
+        source: as in `keras_cv_lectures.weights.load_vgg16`.
+
+    Differs from the paper: it keeps 1024 of the 4096 filters at random.
+    """
+    found = read_vgg16(source)
+    for layer in model.layers:
+        kernel, bias = found.get(layer.name.split("_")[0] if layer.name.startswith("fc") else layer.name, (None, None))
+        if kernel is None or not layer.weights or layer.name.startswith("fc8"):
+            continue
+        shape = tuple(layer.kernel.shape)
+        if layer.name == "conv1_1":
+            kernel = adapt_first_kernel(kernel, shape[2])
+        elif layer.name.startswith("fc"):
+            kept = [_evenly(have, want) for have, want in zip(kernel.shape, shape, strict=True)]
+            kernel, bias = kernel[np.ix_(*kept)], bias[kept[-1]]
+        layer.set_weights([kernel, bias])
+
+
+def _evenly(have: int, want: int) -> np.ndarray:
+    """`want` of the indices 0 ... have - 1: the ends and what lies evenly between (7, 3 -> 0, 3, 6)."""
+    return np.linspace(0, have - 1, want).round().astype(int)
+
+
+def _conv_relu(x, filters: int, kernel_size: int, *, name: str, rate: int = 1):
+    x = AtrousConv2D(
+        filters, kernel_size, padding="same", dilation_rate=rate, kernel_initializer="he_normal", name=name
+    )(x)
+    return keras.layers.ReLU(name=f"{name}_relu")(x)
+
+
+def _scores(x, num_classes: int, *, name: str, kernel_size: int = 1, rate: int = 1):
+    # The standard deviation of the released prototxt.
+    start = keras.initializers.RandomNormal(stddev=0.01)
+    if rate == 1:
+        return class_scores(x, num_classes, kernel_size, name=name, kernel_initializer=start)
+    return AtrousConv2D(
+        num_classes,
+        kernel_size,
+        padding="same",
+        dilation_rate=rate,
+        kernel_initializer=start,
+        dtype="float32",
+        name=name,
+    )(x)
+
+
+def _sum(scores: list, *, name: str):
+    return keras.layers.Add(dtype="float32", name=name)(scores) if len(scores) > 1 else scores[0]
+
+
+__all__ = ["aspp_of_classifiers", "aspp_of_scores", "large_fov_head", "load_classifier", "vgg16_stride8"]

@@ -1,0 +1,89 @@
+"""Atrous convolution and corner-to-corner interpolation: hand-worked rows, Keras's own convolution, a matrix."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_cv_lectures.layers import AtrousConv2D, ResizeCornersLike
+from keras_cv_lectures.layers.corners import corner_matrix
+
+
+@pytest.mark.parametrize("rate", [1, 2, 5])
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_atrous_convolution_is_keras_s(rate, padding):
+    keras.utils.set_random_seed(0)
+    ours = AtrousConv2D(3, 3, padding=padding, dilation_rate=rate)
+    theirs = keras.layers.Conv2D(3, 3, padding=padding, dilation_rate=rate)
+    x = tf.constant(np.random.default_rng(0).normal(size=(2, 13, 12, 2)).astype("float32"))
+    results = []
+    for layer in (ours, theirs):
+        layer.build(x.shape)
+        layer.set_weights(ours.get_weights())
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x)
+            loss = tf.reduce_sum(y * tf.reshape(tf.linspace(-1.0, 1.0, tf.size(y)), y.shape))
+        results.append([y, *tape.gradient(loss, [x, layer.kernel.value, layer.bias.value])])
+    for got, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_atrous_convolution_by_hand():
+    """One row, kernel 1 0 -1 at rate 2: y[i] = x[i - 2] - x[i + 2], zeros beyond the ends."""
+    layer = AtrousConv2D(1, 3, padding="same", dilation_rate=2, use_bias=False)
+    layer.build((None, None, None, 1))
+    kernel = np.zeros((3, 3, 1, 1))
+    kernel[1, :, 0, 0] = [1, 0, -1]
+    layer.set_weights([kernel])
+    got = np.asarray(layer(np.array([1, 2, 3, 4, 5], "float32").reshape(1, 1, 5, 1))).ravel()
+    np.testing.assert_array_equal(got, [-3, -4, 1 - 5, 2, 3])
+
+
+def test_atrous_convolution_is_one_operator():
+    layer = AtrousConv2D(2, 3, padding="same", dilation_rate=2)
+    layer.build((None, None, None, 2))
+    graph = tf.function(lambda x: layer(x)).get_concrete_function(tf.TensorSpec((1, 9, 9, 2))).graph
+    kinds = {operation.type for operation in graph.get_operations()}
+    assert "Conv2D" in kinds
+    assert "SpaceToBatchND" not in kinds
+
+
+def test_corner_interpolation_by_hand_and_by_matrix():
+    np.testing.assert_array_equal(corner_matrix(2, 3), [[1, 0], [0.5, 0.5], [0, 1]])
+    x = np.random.default_rng(0).normal(size=(2, 3, 4, 2)).astype("float32")
+    layer = ResizeCornersLike()
+    for height, width in ((9, 7), (3, 4), (2, 3), (1, 1), (5, 1)):
+        got = np.asarray(layer([x, np.zeros((2, height, width, 1))]))
+        expected = np.einsum("bhwc,Hh,Ww->bHWc", x, corner_matrix(3, height), corner_matrix(4, width))
+        np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+@pytest.mark.golden
+def test_corner_interpolation_equals_torch_s(golden):
+    arrays, _ = golden("op_resize")
+    compared = 0
+    for key, expected in arrays.items():
+        if not key.startswith("out/bilinear_ac1_"):
+            continue
+        x = arrays["in/x"].transpose(0, 2, 3, 1)
+        got = ResizeCornersLike()([x, np.zeros((len(x), *expected.shape[2:], 1))])
+        np.testing.assert_allclose(got, expected.transpose(0, 2, 3, 1), rtol=1e-5, atol=1e-5, err_msg=key)
+        compared += 1
+    assert compared
+
+
+def test_float64_has_no_dilated_gradient_on_a_cpu_and_is_computed_as_keras_does():
+    layer = AtrousConv2D(1, 3, padding="same", dilation_rate=2, dtype="float64")
+    layer.build((None, 7, 7, 1))
+
+    @tf.function
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x)
+        return tape.gradient(y, x)
+
+    assert np.isfinite(gradient(tf.ones((1, 7, 7, 1), "float64"))).all()

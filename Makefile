@@ -9,7 +9,7 @@ demo: $(VENV)/installed
 	$(BIN)/kcvl demo
 
 test: $(VENV)/installed-test lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 # The contract of the systems needs two devices, the rest runs on what a user has (tests/conftest.py).
 slow: $(VENV)/installed-test

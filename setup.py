@@ -33,6 +33,7 @@ setup(
     extras_require={
         "test": [
             "pytest>=8",
+            "pytest-xdist>=3.5",
             "ruff>=0.6",
             "build>=1",
             "setuptools>=77",

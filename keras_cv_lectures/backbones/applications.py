@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import keras
 
-from keras_cv_lectures.backbones.dilation import dilate
+from keras_cv_lectures.backbones.dilation import dilate, replace_layer
 from keras_cv_lectures.backbones.torch_shape import check_output_stride
 from keras_cv_lectures.errors import ModelError
+from keras_cv_lectures.layers import SyncBatchNormalization
 from keras_cv_lectures.weights import load_imagenet
 
 
@@ -145,5 +146,25 @@ def build_application(name: str, channels: int, weights: str | None, output_stri
                 "here and pass its path, or use backbone_weights=None."
             ) from error
     stages = {stage: base.get_layer(layer).output for stage, layer in entry.stages.items()}
-    model = keras.Model(picture, stages, name=name)
+    model = _with_synchronized_statistics(keras.Model(picture, stages, name=name))
     return dilate(model, output_stride) if output_stride < 32 else model
+
+
+def _with_synchronized_statistics(model: keras.Model) -> keras.Model:
+    """The network with `layers.SyncBatchNormalization` of momentum 0.9 in the place of Keras's batch normalisation.
+
+    Keras's networks average their statistics over each replica's pictures alone, and with momentum 0.99 or 0.999: after
+    a thousand steps from random weights the latter still evaluates with statistics of the beginning.
+    """
+    config, replaced = model.get_config(), False
+    for entry in config["layers"]:
+        layer = model.get_layer(entry["name"])
+        if type(layer) is keras.layers.BatchNormalization:
+            options = {**layer.get_config(), "momentum": 0.9, "synchronized": True}
+            replace_layer(entry, SyncBatchNormalization.from_config(options))
+            replaced = True
+    if not replaced:
+        return model
+    copy = keras.Model.from_config(config)
+    copy.set_weights(model.get_weights())
+    return copy

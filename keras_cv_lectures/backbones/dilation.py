@@ -92,7 +92,7 @@ def _spread(entries: dict, operations: dict, name: str, parents: set[str], rate:
         if max(kernel) > 1:
             config["dilation_rate"] = tuple(rate * own for own in operation.dilation_rate)
             if type(operation) is keras.layers.Conv2D:
-                _replace(entries[name], AtrousConv2D.from_config(config))
+                replace_layer(entries[name], AtrousConv2D.from_config(config))
     elif lost or isinstance(operation, keras.layers.Cropping2D):
         raise ModelError(
             f"`model` has a layer that cannot be dilated: {name!r} ({type(operation).__name__}). Only convolutions and "
@@ -129,11 +129,11 @@ def _replace_pooling(entry: dict[str, Any], pooling: keras.layers.Layer, rate: i
         name=pooling.name,
         dtype=pooling.dtype_policy,
     )
-    _replace(entry, replacement)
+    replace_layer(entry, replacement)
 
 
-def _replace(entry: dict[str, Any], layer: keras.layers.Layer) -> None:
-    """Puts another layer, of the same name, into a model's config."""
+def replace_layer(entry: dict[str, Any], layer: keras.layers.Layer) -> None:
+    """Puts another layer, of the same name, into its entry of a model's config."""
     serialized = keras.saving.serialize_keras_object(layer)
     entry.update({key: serialized[key] for key in ("module", "class_name", "registered_name", "config")})
     entry.pop("build_config", None)

@@ -9,11 +9,14 @@ from keras import ops
 _IMAGENET_MEAN = (123.675, 116.28, 103.53)
 _IMAGENET_STD = (58.395, 57.12, 57.375)
 _CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
+# The mean of Caffe's `ilsvrc_2012_mean.npy`, where VGG's authors have another.
+_ILSVRC12_MEAN_BGR = (104.00699, 116.66877, 122.67892)
 _CONVENTIONS = {
     "unit": ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0), False),
     "symmetric": ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5), False),
     "torch": (_IMAGENET_MEAN, _IMAGENET_STD, False),
     "caffe": (_CAFFE_MEAN_BGR, (1.0, 1.0, 1.0), True),
+    "ilsvrc12": (_ILSVRC12_MEAN_BGR, (1.0, 1.0, 1.0), True),
     "bgr": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), True),
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), False),
 }
@@ -27,8 +30,8 @@ class ImageNormalization(keras.layers.Layer):
 
     Args:
         convention: "unit" (0..1), "symmetric" (-1..1), "torch" (ImageNet mean and deviation), "caffe" (BGR order,
-            ImageNet mean, not divided), "bgr" (0..255 in BGR order) or "none" (0..255 as it is, for networks that
-            normalise themselves).
+            the mean of VGG's authors, not divided), "ilsvrc12" (the same with the mean that Caffe distributes, up to 1
+            apart), "bgr" (0..255 in BGR order) or "none" (0..255 as it is, for networks that normalise themselves).
 
     A picture whose channel count is not 3 gets the average of the three constants in every channel, and its channels
     keep their order: there is no published constant for a fourth channel.

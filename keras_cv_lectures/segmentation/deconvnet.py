@@ -74,7 +74,7 @@ def build_deconvnet(
 
     x = image
     if include_preprocessing:
-        x = ImageNormalization("caffe", name="normalize")(x)
+        x = ImageNormalization("ilsvrc12", name="normalize")(x)
     pools = []
     for stage, factors in enumerate(_ENCODER, start=1):
         for step, factor in enumerate(factors, start=1):

@@ -67,7 +67,7 @@ def build_deeplab(
     network: another 3x3 convolution behind the pyramid, interpolation with half-pixel centres (the others: corner to
     corner); 42,004,074 parameters with ResNet-50, 21 classes and the auxiliary head. "v1" is LargeFOV (20,505,429
     parameters) and "v2" sums four such heads on VGG-16, four 3x3 convolutions on other backbones, both without the
-    training on three scales; the mean picture is VGG's own (0.1 of 255 apart).
+    training on three scales.
 
     Args:
         input_shape: (height, width, channels); height and width may be None.
@@ -118,7 +118,7 @@ def build_deeplab(
     dropout = _DROPOUT[version] if dropout is None else dropout
 
     if own_vgg:
-        x = ImageNormalization("caffe", name="normalize")(image) if include_preprocessing else image
+        x = ImageNormalization("ilsvrc12", name="normalize")(image) if include_preprocessing else image
         stages = {"c5": deeplab_vgg.vgg16_stride8(x, filters)}
     else:
         if multi_grid is not None:

@@ -57,8 +57,7 @@ def build_fcn8s(
 
     Paper: https://arxiv.org/abs/1411.4038. Differs from the paper: "paper" is the released network (padding of 100
     pixels, poolings that round up, crops by 5, 9 and 31; 134,362,751 parameters for 21 classes beside the fixed
-    bilinear kernels), but for the mean picture, which is VGG's own (1 of 255 apart in red, less in the others);
-    "modern" pads at the bottom and the right to a multiple of 32 and convolves with "same" padding, so that all strides
+    bilinear kernels); "modern" pads at the bottom and the right to a multiple of 32 and convolves with "same" padding, so that all strides
     line up without crops: 0.6 of the work at 512x512, and the same weights fit. Its scores start at random, not at
     zero: no layer waits for a pretrained network.
 
@@ -202,7 +201,8 @@ def _build(
             f"{normalization!r}. Leave one of the two out."
         )
     paper = variant == "paper"
-    encoder, convention = (None, "caffe") if own else resolve_backbone(backbone, input_shape[-1], backbone_weights)
+    mean = "ilsvrc12" if paper else "caffe"  # The released FCNs subtract another mean than VGG's authors.
+    encoder, convention = (None, mean) if own else resolve_backbone(backbone, input_shape[-1], backbone_weights)
 
     x = ImageNormalization(convention, name="normalize")(image) if include_preprocessing else image
     x = keras.layers.ZeroPadding2D(99, name="pad")(x) if paper else PadToMultiple(32, name="pad")(x)

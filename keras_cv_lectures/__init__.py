@@ -12,7 +12,7 @@ Importing the package registers its layers, losses and metrics with Keras, so th
 
 __version__ = "0.1.0"
 
-from keras_cv_lectures import backbones, data, layers, losses, metrics, preprocessing, visualize
+from keras_cv_lectures import backbones, data, layers, losses, metrics, postprocessing, preprocessing, visualize
 from keras_cv_lectures.data import open_source
 from keras_cv_lectures.evaluating import evaluate_segmentation
 from keras_cv_lectures.exporting import export_saved_model, export_tflite
@@ -58,6 +58,7 @@ __all__ = [
     "losses",
     "metrics",
     "open_source",
+    "postprocessing",
     "predict",
     "predict_averaged",
     "predict_bayesian",

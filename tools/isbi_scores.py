@@ -1,6 +1,7 @@
 """The ISBI 2012 pair of a trained model: threshold chosen on the training slices, scores on the held-out ones.
 
-    python tools/isbi_scores.py RUN IMAGES LABELS TRAIN_LIST HELD_OUT_LIST [--average]
+    python tools/isbi_scores.py RUN IMAGES LABELS TRAIN_LIST HELD_OUT_LIST [--average] [--scales S ...]
+        [--smooth SIGMA]
 
 IMAGES and LABELS are folders of equal names (labels: 255 cell, 0 membrane), the lists name slices, one a line.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
 from keras_cv_lectures import open_source, predict, predict_averaged
 from keras_cv_lectures.metrics import best_threshold, isbi_scores
@@ -21,6 +23,10 @@ def main() -> None:
     for name in ("run", "images", "labels", "train_list", "held_out_list"):
         parser.add_argument(name)
     parser.add_argument("--average", action="store_true", help="average eight mirrored and rotated versions")
+    parser.add_argument("--scales", type=float, nargs="+", default=[1.0], help="with --average: sizes of the picture")
+    parser.add_argument(
+        "--smooth", type=float, default=0.0, help="deviation of a Gaussian over the probabilities, pixels"
+    )
     arguments = parser.parse_args()
     runner = load_runner(arguments.run)
 
@@ -29,8 +35,11 @@ def main() -> None:
         cell, truth = [], []
         for example in source:
             image = example["image"]
-            found = predict_averaged(runner, image) if arguments.average else predict(runner, image).probabilities
-            cell.append(found[..., 1])
+            if arguments.average:
+                found = predict_averaged(runner, image, scales=arguments.scales)
+            else:
+                found = predict(runner, image).probabilities
+            cell.append(gaussian_filter(found[..., 1], arguments.smooth))
             truth.append(example["mask"])
         return np.stack(cell), np.stack(truth)
 

@@ -57,9 +57,9 @@ def build_fcn8s(
 
     Paper: https://arxiv.org/abs/1411.4038. Differs from the paper: "paper" is the released network (padding of 100
     pixels, poolings that round up, crops by 5, 9 and 31; 134,362,751 parameters for 21 classes beside the fixed
-    bilinear kernels); "modern" pads at the bottom and the right to a multiple of 32 and convolves with "same" padding, so that all strides
-    line up without crops: 0.6 of the work at 512x512, and the same weights fit. Its scores start at random, not at
-    zero: no layer waits for a pretrained network.
+    bilinear kernels); "modern" pads at the bottom and the right to a multiple of 32 and convolves with "same" padding,
+    so that all strides line up without crops: 0.6 of the work at 512x512, and the same weights fit. Its scores start at
+    random, not at zero: no layer waits for a pretrained network.
 
     Args:
         input_shape: (height, width, channels); height and width may be None.

@@ -299,6 +299,7 @@ TRAIN = ["train", "unet", "--data", "folder:data/images,data/masks", *TINY, "--o
         (["frobnicate"], 2, ["invalid choice: 'frobnicate'", "train"]),
         (["predict", "run"], 2, ["kcvl predict: the following arguments are required: PATH, --out"]),
         (["train", "unett", *TRAIN[2:]], 2, ["there is no system 'unett'. Systems: fcn32s, ", "unet."]),
+        ([*TRAIN, "--staged"], 2, ["unet is not trained in stages", "it is for fcn16s, fcn8s"]),
         ([*TRAIN, "--set", "epoch=3"], 2, ["unet has no option `epoch`. Close: epochs", "Augmentation: flip"]),
         ([*TRAIN, "--set", "epochs"], 2, ["--set takes OPTION=VALUE. Received: 'epochs'"]),
         ([*TRAIN, "--set", "learning_rate=fast"], 2, ["`learning_rate` takes a number. Received: 'fast'"]),
@@ -463,6 +464,25 @@ def test_the_paper_network_is_trained_on_crops_exported_and_run_in_windows(place
     code, _, err = call("export", tmp_path / "run", "--dynamic", "--out", tmp_path)
     assert (code, "drop --dynamic" in err) == (1, True)
     code, _, err = call("export", tmp_path / "run", "--precision", "int8", "--out", tmp_path)
+    assert code == 0, err
+
+
+def test_stages_are_trained_in_turn_and_each_can_be_used(place, monkeypatch, tmp_path):
+    small = ("filters=2", "convolutions=(1,1,1,1,1)", "fc_filters=4", "epochs=1", "batch_size=10", "steps_per_epoch=1")
+    words = [word for setting in small for word in ("--set", setting)]
+    monkeypatch.chdir(place)
+    data = ("--data", "folder:data/images,data/masks")
+    code, out, err = call("train", "fcn16s", *data, *words, "--staged", "--out", tmp_path / "run")
+    assert code == 0, err
+    assert out.index("stage fcn32s") < out.index("stage fcn16s") < out.index("wrote")
+    for name in ("fcn32s", "fcn16s"):
+        assert read_metadata(tmp_path / "run" / name).system == name
+        assert (tmp_path / "run" / name / "report.html").exists()
+    code, out, _ = call("predict", tmp_path / "run" / "fcn16s", "data/images/p0.png", "--out", tmp_path / "found")
+    assert (code, len(list((tmp_path / "found").iterdir()))) == (0, 2)
+    code, _, err = call("train", "fcn16s", *data, *words, "--staged", "--out", tmp_path / "run")
+    assert (code, "already holds a training" in err) == (1, True)
+    code, out, err = call("train", "fcn16s", *data, "--staged", "--resume", "--out", tmp_path / "run")
     assert code == 0, err
 
 

@@ -116,3 +116,12 @@ def test_wrong_sizes_are_named(size):
 def test_a_batch_is_refused():
     with pytest.raises(ValueError, match="Pass one picture of the batch"):
         class_map_at(np.zeros((1, 2, 2, 3)), (4, 4))
+
+
+def test_of_several_heads_the_logits_are_served():
+    logits = np.array([0.0, 2.0, 1.0], "float32").reshape(1, 1, 1, 3)
+    served = serving_outputs({"logits": logits, "auxiliary": -logits}, "auxiliary")
+    assert set(served) == {"logits", "probabilities", "class_map"}
+    assert int(served["class_map"][0, 0, 0]) == 1
+    other = {"boxes": logits}
+    assert serving_outputs(other, "boxes") is other

@@ -6,7 +6,15 @@ import pytest
 from keras import layers
 
 from keras_cv_lectures.geometry.receptive import fit_size, output_size, receptive_field
-from keras_cv_lectures.layers import CropLike, PadToMultiple, ResizeLike, UpsampleTwice
+from keras_cv_lectures.layers import (
+    AtrousConv2D,
+    CropLike,
+    MaxPoolWithArgmax,
+    MaxUnpool,
+    PadToMultiple,
+    ResizeLike,
+    UpsampleTwice,
+)
 
 
 def test_arithmetic_by_hand():
@@ -21,6 +29,15 @@ def test_arithmetic_by_hand():
     assert field.margin == (6, 6)
     assert field.lost == (0, 0)
     assert field.limit == ""
+
+
+def test_unpooling_by_hand():
+    x = keras.Input((None, None, 1))
+    y, index = MaxPoolWithArgmax()(x)  # pixel i: 2 i, 2 i + 1
+    y = AtrousConv2D(1, 3, padding="same", dilation_rate=3)(y)  # 3 to each side, at stride 2
+    y = MaxUnpool()([y, index, x])  # pixels 2 i and 2 i + 1 read window i
+    field = receptive_field(keras.Model(x, y))
+    assert (field.stride, field.reach, field.limit) == (2, (7, 7), "")  # 6 + 1
 
 
 def test_rows_and_columns_are_told_apart():

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 CAFFE_MEAN = (103.939, 116.779, 123.68)  # of VGG, blue, green, red
+ILSVRC12_MEAN = (104.00699, 116.66877, 122.67892)  # of Caffe's `ilsvrc_2012_mean.npy`
 Blobs = Mapping[str, Sequence[np.ndarray]]
 _V1_TYPES = {"Convolution": 4, "Data": 5, "ReLU": 18}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from caffe_reference import (
-    CAFFE_MEAN,
+    ILSVRC12_MEAN,
     affine,
     caffe_input,
     close,
@@ -81,7 +81,7 @@ def test_fcn8s_gives_caffes_logits(tmp_path, rng, older):
         blobs["upscore2"].append(numbers(rng, classes))
 
     x = picture(rng, 1, 37, 20, 3)
-    y, pools = caffe_input(x, CAFFE_MEAN), []
+    y, pools = caffe_input(x, ILSVRC12_MEAN), []
     for block, count in enumerate([2, 2, 3, 3, 3], start=1):
         for step in range(1, count + 1):
             y = relu(conv(y, *blobs[f"conv{block}_{step}"], pad=100 if (block, step) == (1, 1) else 1))
@@ -192,7 +192,7 @@ def test_deconvnet_gives_caffes_logits(tmp_path, rng):
 
     blobs = with_affine(rng, blobs, norm) | fill(rng, {"seg-score-voc": ((classes, width, 1, 1), None)})
     x = picture(rng, 1, 64, 64, 3)
-    y, masks = caffe_input(x, CAFFE_MEAN), []
+    y, masks = caffe_input(x, ILSVRC12_MEAN), []
     for block, count in enumerate([2, 2, 3, 3, 3], start=1):
         for step in range(1, count + 1):
             y = relu(affine(conv(y, *blobs[f"conv{block}_{step}"], pad=1), *blobs[f"bn{block}_{step}"]))

@@ -11,10 +11,10 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-test lint
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
-# The contract of the systems needs two devices, the rest runs on what a user has (tests/conftest.py).
+# Some tests need two devices, the rest runs on what a user has (tests/conftest.py).
 slow: $(VENV)/installed-test
-	$(BIN)/pytest -m slow tests/test_systems.py
-	$(BIN)/pytest -m slow --ignore tests/test_systems.py
+	$(BIN)/pytest -m "slow and replicas"
+	$(BIN)/pytest -m "slow and not replicas"
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

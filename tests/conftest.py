@@ -81,8 +81,7 @@ def replicas():
 def pytest_configure(config):
     import tensorflow as tf
 
-    contract = any("test_systems" in argument for argument in config.args)
-    if config.option.markexpr == "slow" and not contract:
+    if config.option.markexpr in ("slow", "slow and not replicas"):
         return  # The slow tier runs what a user runs, on the devices a user has.
     # Two logical CPUs must exist before TensorFlow starts, for the tests of tf.distribute.
     cpu = tf.config.list_physical_devices("CPU")[0]

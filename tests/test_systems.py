@@ -19,6 +19,8 @@ from keras_cv_lectures.runners import load_runner
 from keras_cv_lectures.systems import SYSTEMS
 from keras_cv_lectures.training import train
 
+pytestmark = pytest.mark.replicas
+
 # Compiling a deep network takes seconds even where it is narrow: the fast tier trains these two families' networks, the
 # slow tier all.
 TRAINED_FAST = ("segnet", "unet")

@@ -292,10 +292,13 @@ def _variable(model, key):
 
 @pytest.mark.golden
 def test_fcn_takes_the_recorded_training_steps(recorded):
-    """Gradients of step 1 and state after step 3. Torch's running variance is the unbiased one, Keras's the biased."""
+    """Gradients of step 1 and state after step 3. Torch's running variance is the unbiased one, Keras's the biased.
+
+    In float64: what float32 rounds away in the normalised layers grows to 0.4 % in the gradient of the first kernel.
+    """
     arrays, cfg, model = recorded
-    x, target = _nhwc(arrays["in/x"]), arrays["in/target"]
-    start = model.get_weights()
+    model = _in_float64(model)
+    x, target = _nhwc(arrays["in/x"]).astype("float64"), arrays["in/target"]
     rate, momentum, decay = (
         float(re.search(rf"{word} ([\d.e-]+)", cfg["train"])[1]) for word in ("lr", "momentum", "wd")
     )
@@ -339,7 +342,15 @@ def test_fcn_takes_the_recorded_training_steps(recorded):
             kept = 0.9**steps * arrays[f"param/{name}"]
             got = kept + (got - kept) * n / (n - 1)
         _close(got, arrays[key])
-    model.set_weights(start)
+
+
+def _in_float64(model):
+    def clone(layer):
+        return layer.__class__.from_config({**layer.get_config(), "dtype": "float64"})
+
+    copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
+    copy.set_weights(model.get_weights())
+    return copy
 
 
 def _multiply_adds(model, size):

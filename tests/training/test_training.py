@@ -111,6 +111,8 @@ def test_a_checkpoint_of_another_network_is_refused(source, uninterrupted):
         )  # fmt: skip
 
 
+@pytest.mark.slow  # Replicas wait for each other, and beside another process for minutes.
+@pytest.mark.replicas
 def test_two_replicas_end_at_the_weights_of_one(source, tmp_path, replicas):
     """Synchronized batch normalisation, SGD, the same global batches. Dropout draws per replica, so none here."""
     config = {**CONFIG, "dropout": 0.0}

@@ -467,6 +467,7 @@ def test_the_paper_network_is_trained_on_crops_exported_and_run_in_windows(place
     assert code == 0, err
 
 
+@pytest.mark.slow
 def test_stages_are_trained_in_turn_and_each_can_be_used(place, monkeypatch, tmp_path):
     small = ("filters=2", "convolutions=(1,1,1,1,1)", "fc_filters=4", "epochs=1", "batch_size=10", "steps_per_epoch=1")
     words = [word for setting in small for word in ("--set", setting)]

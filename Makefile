@@ -9,11 +9,11 @@ demo: $(VENV)/installed
 	$(BIN)/kcvl demo
 
 test: $(VENV)/installed-test lint
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadgroup
 
 # Some tests need two devices, the rest runs on what a user has (tests/conftest.py).
 slow: $(VENV)/installed-test
-	$(BIN)/pytest -m "slow and replicas"
+	$(BIN)/pytest -m "slow and replicas" --numprocesses 2 --dist loadgroup
 	$(BIN)/pytest -m "slow and not replicas"
 
 lint: $(VENV)/installed-test

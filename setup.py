@@ -31,7 +31,14 @@ setup(
         "matplotlib>=3.8",
     ],
     extras_require={
+        "coco": ["pycocotools>=2.0.8"],
+        # METEOR and SPICE, which need a Java runtime too.
+        "captions": ["pycocoevalcap>=1.2"],
+        # On a CPU; with a GPU install jax[cuda12] beside it.
+        "jax": ["jax>=0.10"],
         "test": [
+            "pycocotools>=2.0.8",
+            "jax>=0.10",
             "pytest>=8",
             "pytest-xdist>=3.5",
             "ruff>=0.6",

@@ -1,4 +1,4 @@
-"""The command line: `kcvl list | demo | doctor | train | evaluate | predict | export | benchmark`.
+"""The command line: `kcvl list | demo | doctor | vocab | train | evaluate | predict | export | benchmark`.
 
 A package of its own beside `keras_cv_lectures`, so that `kcvl --help` answers before TensorFlow is imported, and what
 TensorFlow writes to the terminal while it is imported can be hidden.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import sys
 import tempfile
 import time
@@ -16,21 +17,30 @@ import tensorflow as tf
 
 from kcvl.demo import run_demo
 from kcvl.parser import UsageError
+from kcvl.scoring import run_evaluate
 from kcvl.settings import find_recipe, parse_settings, size_of
 from kcvl.terminal import Progress, next_steps, quiet, quoted, say, warn, wrote
-from kcvl.text import count_text, export_table, scores_table, table
-from kcvl.training import run_train
+from kcvl.text import count_text, export_table, headline, table
+from kcvl.training import open_training_data, run_train
+from kcvl.vocab import run_vocab
 from keras_cv_lectures.benchmarking import benchmark, gflops
-from keras_cv_lectures.data import Source, doctor, open_source
+from keras_cv_lectures.data import doctor
 from keras_cv_lectures.errors import DataError, ModelError
 from keras_cv_lectures.exporting import export_saved_model, export_tflite
-from keras_cv_lectures.metadata import Metadata, metadata_path
-from keras_cv_lectures.predicting import picture_files, predict
-from keras_cv_lectures.reporting import REPORT, SCORES, count_trained_on, export_run, report_evaluation, run_of
-from keras_cv_lectures.runners import Runner, load_runner
+from keras_cv_lectures.metadata import metadata_path
+from keras_cv_lectures.predicting import (
+    SHOWN_SCORE,
+    CaptionResult,
+    DetectionResult,
+    SegmentationResult,
+    picture_files,
+    predict,
+)
+from keras_cv_lectures.reporting import REPORT, export_run
+from keras_cv_lectures.runners import load_runner
 from keras_cv_lectures.systems import SYSTEMS
 
-_SHOWN_FILES = 4
+_SHOWN_FILES, _SHOWN_CLASSES, _SHOWN_CAPTIONS = 4, 6, 8
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -83,60 +93,38 @@ def _doctor(arguments) -> int:
     if not report.ok:
         next_steps(f"repair what is listed under problems, then run `{again}` again")
         return 1
-    next_steps(quoted("kcvl", "train", "unet", "--data", arguments.data, "--out", "runs/mine"))
+    has = {kind for kind in ("labels", "objects", "captions") if any(getattr(s, kind) for s in report.splits)}
+    if has == {"captions"}:
+        next_steps(quoted("kcvl", "vocab", "--data", arguments.data, "--out", "vocabulary.txt"))
+        return 0
+    system = "unet" if "labels" in has or not has else _detector_for(arguments.data)
+    next_steps(quoted("kcvl", "train", system, "--data", arguments.data, "--out", "runs/mine"))
     return 0
+
+
+def _detector_for(spec: str) -> str:
+    """The detector that learns the most of what the first picture of `spec` is labelled with."""
+    first = open_training_data(spec, None)[0][0]
+    kinds = ("mask_pixels", "mask_rcnn"), ("instance_masks", "mask_rcnn"), ("keypoints", "keypoint_rcnn")
+    return next((system for key, system in kinds if key in first), "faster_rcnn")
 
 
 def _evaluate(arguments) -> int:
-    out = _folder(arguments.out) if arguments.out else None
-    with quiet():
-        runner = load_runner(arguments.model)
-        source = open_labelled(runner, arguments.data)
-        recipe = SYSTEMS.get(runner.metadata.system, next(iter(SYSTEMS.values())))
-        seen = count_trained_on(run_of(arguments.model), source)
-        with Progress("evaluating") as progress:
-            evaluation = recipe.evaluate(runner, source, original_size=arguments.original_size, progress=progress)
-        if out:
-            command = quoted("kcvl", *arguments.words)
-            report_evaluation(out, runner, source, evaluation, command=command)
-    say(scores_table(evaluation.scores))
-    at = "each picture's own size" if evaluation.size is None else "{}x{} pixels".format(*evaluation.size)
-    pictures = count_text(evaluation.pictures, "picture")
-    say(f"{pictures} of {source.name}, compared at {at}, in {evaluation.seconds:.1f} s")
-    if seen:
-        say(f"Note: {seen} of these pictures were trained on; their scores say nothing about new pictures.")
-    if out:
-        wrote(out / SCORES, out / REPORT)
-    next_steps(f"{quoted('kcvl', 'predict', arguments.model)} PICTURE --out predictions")
-    return 0
-
-
-def open_labelled(runner: Runner, spec: str) -> Source:
-    """Pictures with masks that mean what the model's classes mean.
-
-    A file without its card has no class names: then masks without a label file are read as the classes 0, 1, 2, ... of
-    as many as the model has, even if these masks do not show the last of them.
-    """
-    if runner.metadata.classes:
-        return open_source(spec, split="val", like=runner.metadata)
-    source = open_source(spec, split="val")
-    count = len(predict(runner, source[0]["image"]).classes)
-    if count > max(2, len(source.classes)) and source.classes[0] in ("background", "class 0"):
-        numbered = Metadata(classes=tuple(f"class {label}" for label in range(count)))
-        return open_source(spec, split="val", like=numbered)
-    return source
+    return run_evaluate(arguments, _folder(arguments.out) if arguments.out else None)
 
 
 def _predict(arguments) -> int:
     out = _folder(arguments.out)
     pictures, failed = _pictures_at(arguments.paths, out)
     written: list[Path] = []
+    tally = _Tally(arguments.score)
     with quiet():
         runner = load_runner(arguments.model)
         with Progress("predicting") as progress:
             for done, (path, name) in enumerate(output_names(pictures).items(), 1):
                 try:
-                    written += predict(runner, path, tile=arguments.tile).save(out, name).values()
+                    result = predict(runner, path, tile=arguments.tile)
+                    written += result.save(out, name, **tally.take(result)).values()
                 except DataError as error:
                     failed.append(str(error))
                 except OSError as error:
@@ -149,9 +137,53 @@ def _predict(arguments) -> int:
         warn(f"skipped: {message}")
     if not written:
         raise DataError("no picture could be predicted; see the lines above.")
+    tally.tell()
     wrote(*written[:_SHOWN_FILES], more=len(written) - _SHOWN_FILES)
     next_steps(f"look at {quoted(out)}")
     return 1 if failed else 0
+
+
+class _Tally:
+    """Counts the objects that a detector found in all pictures, or keeps what a captioner said about them."""
+
+    def __init__(self, score: float | None):
+        self.asked, self.score = score is not None, SHOWN_SCORE if score is None else score
+        self.pictures, self.lowest = 0, 1.0
+        self.shown, self.unsure = Counter(), 0
+        self.captions: list[str] = []
+
+    def take(self, result: CaptionResult | DetectionResult | SegmentationResult) -> dict[str, float]:
+        """Counts a picture. Returns the settings of its `save`."""
+        if not isinstance(result, DetectionResult):
+            captioner = isinstance(result, CaptionResult)
+            if self.asked:
+                gives = "describes pictures in words" if captioner else "gives a class for every pixel"
+                raise UsageError(f"--score is for detectors; this model {gives}.")
+            if captioner:
+                self.captions.append(f"{result.name}: {result.caption}")
+            return {}
+        sure = result.above(self.score)
+        self.pictures += 1
+        self.shown.update(result.classes[label] for label in sure.labels)
+        self.unsure += len(result) - len(sure)
+        self.lowest = min([self.lowest, *result.scores.tolist()])
+        return {"score": self.score}
+
+    def tell(self) -> None:
+        for line in self.captions[:_SHOWN_CAPTIONS]:
+            say(line)
+        if len(self.captions) > _SHOWN_CAPTIONS:
+            say(f"... and {len(self.captions) - _SHOWN_CAPTIONS:,} more, each in its _caption.json")
+        if not self.pictures:
+            return
+        kinds = ", ".join(f"{count:,} {name}" for name, count in self.shown.most_common(_SHOWN_CLASSES))
+        kinds += ", ..." if len(self.shown) > _SHOWN_CLASSES else ""
+        line = f"{count_text(self.shown.total(), 'object')} with a score of at least {self.score:g}"
+        line += f" in {count_text(self.pictures, 'picture')}" + (f": {kinds}" if kinds else "")
+        if self.unsure:
+            lower = math.floor(100 * self.lowest) / 100
+            line += f"; {self.unsure:,} less sure (--score {lower:g} shows all)"
+        say(line)
 
 
 def _pictures_at(paths: Iterable[str], out: Path) -> tuple[list[Path], list[str]]:
@@ -200,6 +232,8 @@ def _export(arguments) -> int:
     size = size_of(arguments.size) if arguments.size else None
     if arguments.format == "saved_model" and arguments.precision != "float32":
         raise UsageError(f"a SavedModel is float32; --precision {arguments.precision} needs --format tflite.")
+    if arguments.low_memory and arguments.format != "saved_model":
+        raise UsageError("--low-memory is for --format saved_model; a TFLite file holds its weights once anyway.")
     if arguments.dynamic and arguments.precision == "int8":
         raise UsageError("--precision int8 needs a fixed input size: drop --dynamic, or choose float32 or float16.")
     if arguments.dynamic and size:
@@ -214,10 +248,11 @@ def _export(arguments) -> int:
             spec=arguments.data,
             size=size,
             dynamic=arguments.dynamic,
+            low_memory=arguments.low_memory,
             progress=Progress,
         )
     say(export_table(row))
-    if row["mean_iou"] is None:
+    if headline(row) is None:
         say("The file was not scored: there are no labelled pictures. --data SPEC names some.")
     card = metadata_path(Path(row["file"]))
     wrote(row["file"], card, *([row["report"]] if row["report"] else []))
@@ -273,6 +308,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "list": _list,
     "demo": _demo,
     "doctor": _doctor,
+    "vocab": run_vocab,
     "train": run_train,
     "evaluate": _evaluate,
     "predict": _predict,

@@ -6,16 +6,27 @@ import argparse
 import importlib.metadata
 
 SPEC_HELP = """data specifications (SPEC):
-  shapes[:count=400,size=96x128,seed=0]      generated pictures, no files needed
+  shapes[:count=400,size=96x128,seed=0]      generated pictures, no files needed; shapes=3: at most so many in a
+                                             picture, clear=yes: only pictures whose caption is beyond doubt
   camvid:DIR[,split=val]                     CamVid as SegNet's authors lay it out: train/ trainannot/ val/ valannot/
   folder:IMAGES,MASKS[,labels=FILE][,list=FILE][,channels=1]
                                              a folder of pictures and a folder of masks of the same names
   voc:DIR[,split=val][,labels=FILE]          Pascal VOC: JPEGImages/ SegmentationClass/ ImageSets/Segmentation/
+  coco:JSON,IMAGES[,masks=no]                objects as COCO describes them: boxes, masks, keypoints
+  vocboxes:DIR[,split=val]                   objects as Pascal VOC does: Annotations/*.xml JPEGImages/ ImageSets/Main/
+  yolo:DIR[,split=val]                       objects as YOLO does: a text file of boxes or outlines for each picture
+  instances:IMAGES,MASKS[,class=NAME]        objects by masks: a picture of their numbers, or a folder of one file each
+  flickr:DIR[,split=val]                     Flickr8k, Flickr30k: pictures, captions.txt or token file, lists of splits
+  cococaptions:JSON,IMAGES                   COCO's captions
+  captions:CSV,IMAGES                        any table of a picture's path and a caption, one caption a row
   DIR                                        a folder with one of these layouts, or with images/ and masks/
   list=FILE is a text file of picture names, one a line, and chooses those pictures (this is how a folder is split).
   labels=FILE says what the mask values mean, one class a line: "VALUE NAME", "VALUE NAME RED GREEN BLUE" or, for
   coloured masks, "RED GREEN BLUE NAME"; "ignore VALUE" leaves pixels out. Without it the values are guessed, and you
   are told how. 255 is ignored, except in masks of 0 and 255 alone.
+  Masks of classes are for segmentations, objects for detectors, captions for captioners; shapes are for all. In the
+  paths of coco, instances, cococaptions and captions, {split} stands for train and val. labels=FILE of objects is one
+  name a line.
 """
 
 MODEL_HELP = """MODEL is a run folder (its best.keras), a .keras file, a SavedModel folder or a .tflite file.
@@ -39,6 +50,14 @@ _DOCTOR = """examples:
   kcvl doctor camvid:CamVid
 """
 
+_VOCAB = """examples:
+  kcvl vocab --data flickr:flickr8k --out vocabulary.txt
+  kcvl vocab --data cococaptions:captions_{split}2017.json,{split}2017 --min-count 5 --size 10000 --out vocabulary.txt
+
+Writes one word a line; the number of the line, from 0, is the word's id. The first four are padding, start, end and
+unknown; the rest follows by falling frequency. Of data with splits the training split is taken.
+"""
+
 _TRAIN = """examples:
   kcvl train unet --data folder:photos,masks --out runs/mine
   kcvl train unet --data folder:photos,masks,list=train.txt --val folder:photos,masks,list=val.txt --out runs/mine
@@ -46,31 +65,39 @@ _TRAIN = """examples:
   kcvl train unet --data folder:cells,masks,channels=1 --set crop_size=256x256 --set elastic=10 --out runs/cells
   kcvl train fcn8s --data camvid:CamVid --set input_size=180x240 --staged --out runs/fcn
   kcvl train unet --data folder:photos,masks --resume --set epochs=80 --out runs/mine
+  kcvl train mask_rcnn --data coco:cells.json,photos --set evaluate_every=1 --set keep_best=val_ap50 --out runs/cells
 
 input size: pictures are resized to input_size; without it to their own size (the most frequent one), shrunk to 512
 pixels on the longer side. With crop_size alone they keep their own size and random windows of them are trained on.
 
 --resume takes the settings of the run; what --set gives is changed, and the network cannot be changed.
 The run folder holds best.keras (chosen on the validation data), last.keras, history.csv, run.json and report.html.
+best.keras is chosen by keep_best, of a detector by default by val_loss. evaluate_every=1 measures its average precision
+after every epoch (val_ap, val_ap50, val_mask_ap50, ...), by which keep_best can choose, too.
 """
 
 _EVALUATE = """examples:
   kcvl evaluate runs/mine --data folder:test/photos,test/masks
   kcvl evaluate runs/mine/exports/unet_int8.tflite --data camvid:CamVid --out scores/int8
+  kcvl evaluate runs/cells --data coco:test.json,test/photos
 
 Of data with splits the validation split is taken; camvid:DIR,split=train takes another.
-Where the model works at one size, pictures and masks are brought to it and compared there; --original-size brings the
-prediction to each picture's own size instead.
+Where a segmentation works at one size, pictures and masks are brought to it and compared there; --original-size brings
+the prediction to each picture's own size instead. A detector needs data with boxes (coco, vocboxes, yolo, instances)
+and is compared in each picture's own pixels: average precision of boxes, and of masks and keypoints where both sides
+have them. COCO's numbers need pycocotools (pip install 'keras_cv_lectures[coco]').
 """
 
 _PREDICT = """examples:
   kcvl predict runs/mine street.jpg --out predictions
   kcvl predict runs/mine/exports/unet_int8.tflite photos more_photos/a.png --out predictions
   kcvl predict runs/cells slice.tif --tile 512 --out predictions
+  kcvl predict faster_rcnn.tflite street.jpg --score 0.3 --out predictions
 
 Writes NAME_classes.png (a palette PNG: its values are the labels) and NAME_overlay.png for each picture, at the
-picture's own size. Pictures of one name are told apart by their folders' names. A picture that cannot be read is
-skipped and named; the exit code is then 1.
+picture's own size. A detector writes NAME_overlay.png with the objects drawn, and NAME_objects.json, which lists them
+as COCO does: boxes, scores, masks as run-length codes, keypoints. Pictures of one name are told apart by their folders'
+names. A picture that cannot be read is skipped and named; the exit code is then 1.
 """
 
 _EXPORT = """examples:
@@ -119,6 +146,16 @@ def make_parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument("data", metavar="SPEC", help="the data, see below")
 
+    vocab = _add(commands, "vocab", "write the words of captions as a vocabulary", _VOCAB)
+    vocab.add_argument("--data", required=True, metavar="SPEC", help="data with captions, see below")
+    vocab.add_argument(
+        "--min-count", type=_positive, default=5, metavar="N", help="leave out words that occur less often (default: 5)"
+    )
+    vocab.add_argument(
+        "--size", type=_positive, metavar="N", help="the most words, the four first ones included (default: no limit)"
+    )
+    vocab.add_argument("--out", required=True, metavar="FILE", help="text file to write, one word a line")
+
     train = _add(commands, "train", "train a system and write a run folder", _TRAIN)
     train.add_argument("system", metavar="SYSTEM", help="a name that `kcvl list` shows")
     train.add_argument("--data", required=True, metavar="SPEC", help="training data, see below")
@@ -156,18 +193,21 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--original-size", action="store_true", help="compare at each picture's own size, not at the model's"
     )
+    _score(evaluate, "of detectors: detections below it are not counted (average precision counts all); default: 0.5")
     evaluate.add_argument("--out", metavar="DIR", help="write scores.json and report.html here")
 
     predict = _add(commands, "predict", "run a model on pictures or folders of pictures", _PREDICT)
     _model(predict)
     predict.add_argument("paths", nargs="+", metavar="PATH", help="pictures, or folders of pictures")
-    predict.add_argument("--out", required=True, metavar="DIR", help="where class maps and overlays go")
+    predict.add_argument("--out", required=True, metavar="DIR", help="where class maps, objects and overlays go")
     predict.add_argument(
         "--tile",
         type=_positive,
         metavar="PIXELS",
         help="overlap-tile strategy: work at the picture's own resolution in windows of this side",
     )
+
+    _score(predict, "of detectors: objects below it are neither drawn nor listed (default: 0.5)")
 
     export = _add(commands, "export", "write a TFLite file or a SavedModel, checked against the model", _EXPORT)
     export.add_argument("model", metavar="MODEL", help="run folder or .keras file")
@@ -182,6 +222,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     export.add_argument("--size", metavar="HxW", help="input size (default: the size the model was trained at)")
     export.add_argument("--dynamic", action="store_true", help="leave height and width open (not for int8)")
+    export.add_argument(
+        "--low-memory",
+        action="store_true",
+        help="of a SavedModel: weights as variables, a third of the memory for large networks",
+    )
     export.add_argument("--out", required=True, metavar="DIR", help="where the file or folder and its card go")
 
     benchmark = _add(
@@ -211,7 +256,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _add(commands, name: str, summary: str, examples: str = "") -> argparse.ArgumentParser:
     parts = [examples]
-    if name in ("doctor", "train", "evaluate", "export"):
+    if name in ("doctor", "vocab", "train", "evaluate", "export"):
         parts.append(SPEC_HELP)
     if name in ("evaluate", "predict"):
         parts.append(MODEL_HELP)
@@ -226,6 +271,20 @@ def _add(commands, name: str, summary: str, examples: str = "") -> argparse.Argu
 
 def _model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="run folder, .keras, SavedModel folder or .tflite")
+
+
+def _score(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument("--score", type=_share, metavar="S", help=text)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"a number from 0 to 1 is expected, not {text!r}")
+    return value
 
 
 def _positive(text: str) -> int:

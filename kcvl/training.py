@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from kcvl.parser import UsageError
+from kcvl.scoring import check_data_fits
 from kcvl.settings import find_recipe, own_words, parse_settings
 from kcvl.terminal import Progress, next_steps, quoted, say, wrote
 from kcvl.text import count_text, scores_table
@@ -56,20 +57,24 @@ def run_train(arguments: argparse.Namespace) -> int:
     config, options, augmentation = parse_settings(recipe, arguments.settings)
     if earlier:
         _check_same_network(recipe, config, folders[0])
+    for spec in (arguments.data, arguments.val):
+        if spec:
+            check_data_fits("boxes" in recipe.keys, spec, captioner="captions" in recipe.keys)
     train_source, val_source, val_spec = open_training_data(arguments.data, arguments.val)
+    classes = recipe.names(train_source, options)[0]
     known = earlier.get("classes")
-    if known and list(train_source.classes) != known:
+    if known and list(classes) != known:
         raise DataError(
             f"the run in {out} has the classes {', '.join(known)}, {train_source.name} has "
-            f"{', '.join(train_source.classes)}. Continue with the same data, or train into another --out."
+            f"{', '.join(classes)}. Continue with the same data, or train into another --out."
         )
     channels = train_source[0]["image"].shape[-1]
-    one_size = recipe.context({**recipe.config, **config}) is not None
+    one_size = recipe.needs_one_size({**recipe.config, **config})
     options, sizes_note = choose_input_size(train_source, options, one_size=one_size)
     strategy = make_strategy(arguments.strategy)
-    _check_with_strategy(recipe, options, strategy, len(train_source.classes))
+    _check_with_strategy(recipe, options, strategy, len(classes))
 
-    say(_plan(arguments.system, train_source, val_source, options))
+    say(_plan(arguments.system, train_source, val_source, options, len(classes)))
     resumption = _resumption(folders[0], options) if arguments.resume and not arguments.staged else ""
     for line in (sizes_note, resumption):
         if line:
@@ -116,7 +121,7 @@ def run_train(arguments: argparse.Namespace) -> int:
         if val_source:
             with Progress(f"evaluating the best epoch{f' of {name}' if arguments.staged else ''}") as progress:
                 evaluation = evaluate_run(stages[name], run.folder, val_source, progress=progress)
-            say(scores_table(evaluation.scores))
+            say(scores_table(evaluation.scores, getattr(evaluation, "constant", None)))
         refresh_report(stages[name], run.folder, val_source)
     folder = runs[-1].folder
     wrote(folder / BEST, folder / HISTORY, folder / REPORT)
@@ -216,7 +221,7 @@ def picture_sizes(source: Source) -> Counter[tuple[int, int]]:
     return sizes or Counter([source[0]["image"].shape[:2]])
 
 
-def _plan(system: str, train_source: Source, val_source: Source | None, options: TrainingOptions) -> str:
+def _plan(system: str, train_source: Source, val_source: Source | None, options: TrainingOptions, classes: int) -> str:
     size = options.input_size
     where = f"at {size[0]}x{size[1]}" if size else "at their own size"
     if options.crop_size:
@@ -224,7 +229,7 @@ def _plan(system: str, train_source: Source, val_source: Source | None, options:
     validated = f"{count_text(len(val_source), 'picture')} to validate" if val_source else "nothing to validate on"
     return (
         f"{system} on {train_source.name}: {count_text(len(train_source), 'picture')} {where}, "
-        f"{count_text(len(train_source.classes), 'class', 'classes')}, {count_text(options.epochs, 'epoch')} in "
+        f"{count_text(classes, 'class', 'classes')}, {count_text(options.epochs, 'epoch')} in "
         f"batches of {options.batch_size}; {validated}"
     )
 
@@ -244,13 +249,16 @@ def _continued(recipe: Recipe, out: Path, earlier: dict[str, Any]) -> Recipe:
     if earlier.get("system") != recipe.name:
         raise UsageError(f"{out} holds a run of {earlier.get('system')}, not of {recipe.name}. Choose another --out.")
     fields = {field.name for field in dataclasses.fields(TrainingOptions)}
-    options = {key: _tuples(value) for key, value in earlier.get("options", {}).items() if key in fields}
-    return dataclasses.replace(
-        recipe,
-        config=earlier.get("config") or recipe.config,
-        options=TrainingOptions(**options),
-        augmentation={key: _tuples(value) for key, value in earlier.get("augmentation", {}).items()},
-    )
+    try:
+        options = {key: _tuples(value) for key, value in earlier.get("options", {}).items() if key in fields}
+        return dataclasses.replace(
+            recipe,
+            config=earlier.get("config") or recipe.config,
+            options=TrainingOptions(**options),
+            augmentation={key: _tuples(value) for key, value in earlier.get("augmentation", {}).items()},
+        )
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ModelError(f"{out / RUN_FILE} is damaged ({error}). Restore it, or train into another --out.") from error
 
 
 def _check_same_network(recipe: Recipe, config: dict[str, Any], out: Path) -> None:
@@ -287,8 +295,10 @@ def _check_with_strategy(recipe: Recipe, options: TrainingOptions, strategy: Any
             f"{replicas}."
         )
     known = ["loss", *(metric.name for metric in recipe.make_metrics(max(2, classes)))]
-    if options.keep_best.removeprefix("val_") not in known:
+    if options.keep_best.removeprefix("val_") not in (*known, *recipe.epoch_score_names):
         names = ", ".join(f"val_{name}" for name in known)
+        if recipe.epoch_score_names:
+            names += "; with evaluate_every=1 also " + ", ".join(f"val_{name}" for name in recipe.epoch_score_names)
         raise UsageError(f"--set keep_best={options.keep_best} is nothing that is measured. Choose one of {names}.")
 
 

@@ -1,15 +1,18 @@
-"""Writing files so that a killed process or a full disk never leaves half of one."""
+"""Files: written so that a killed process or a full disk never leaves half of one, read as if anybody wrote them."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from keras_cv_lectures.errors import DataError
 
 
 @contextlib.contextmanager
@@ -44,3 +47,69 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 def write_json(path: str | os.PathLike, value: Any) -> None:
     """Writes `value` as indented JSON, all of it or nothing."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_bytes(
+    path: str | os.PathLike, *, what: str = "", repair: str = "Check the path.", error: type[ValueError] = DataError
+) -> bytes:
+    """The content of a file from an unknown origin.
+
+    Args:
+        path: of the file.
+        what: stands before the path in the message, such as "the label file".
+        repair: ends the message.
+        error: the class of the error.
+
+    Raises:
+        DataError: (or `error`) it cannot be read, or is a folder, a pipe or a device, which may have no end.
+    """
+    name = f"{what} {path}".strip()
+    try:
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise OSError("it is no ordinary file")
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as fault:  # ValueError: a zero in the path.
+        reason = getattr(fault, "strerror", None) or fault
+        raise error(f"{name} cannot be read ({reason}). {repair}") from fault
+
+
+def read_text(
+    path: str | os.PathLike, *, what: str = "", repair: str = "Check the path.", error: type[ValueError] = DataError
+) -> str:
+    """UTF-8 text without a byte order mark; arguments as of `read_bytes`.
+
+    Raises:
+        DataError: (or `error`) it cannot be read, or is no UTF-8 text.
+    """
+    content = read_bytes(path, what=what, repair=repair, error=error)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as fault:
+        line = content[: fault.start].count(b"\n") + 1
+        name = f"{what} {path}".strip()
+        told = f"cannot be read, for it is no UTF-8 text: line {line} ({fault.reason})"
+        raise error(f"{name} {told}. {repair}") from fault
+
+
+def read_json(
+    path: str | os.PathLike,
+    *,
+    what: str = "",
+    repair: str = "Export or copy it again.",
+    error: type[ValueError] = DataError,
+) -> Any:
+    """The value in a JSON file; arguments as of `read_bytes`.
+
+    Raises:
+        DataError: (or `error`) it cannot be read, is no JSON, is nested too deeply, or holds texts that are no Unicode
+            (half of a surrogate pair), which could be neither shown nor written again.
+    """
+    content = read_bytes(path, what=what, repair=repair, error=error)
+    try:
+        value = json.loads(content)
+        if re.search(rb"\\u[dD][89a-fA-F]", content):
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as fault:
+        name = f"{what} {path}".strip()
+        raise error(f"{name} is no valid JSON ({fault}). {repair}") from fault
+    return value

@@ -6,12 +6,12 @@ A run folder keeps it as `run.json` beside the `.keras` files; an export keeps i
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from keras_cv_lectures.errors import ModelError
+from keras_cv_lectures.files import read_json, read_text
 
 RUN_FILE = "run.json"
 CARD_FILE = "model_card.json"
@@ -41,14 +41,40 @@ class Metadata:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Metadata:
-        size = value.get("input_size")
+        """What `to_json` gave, after a way through a file.
+
+        Raises:
+            ValueError: an entry is of another kind.
+        """
+        system, config, size = value.get("system", ""), value.get("config"), value.get("input_size")
+        classes, colors = value.get("classes", []), value.get("colors", [])
+        size = size or None
+        rules = {
+            "system must be a text": isinstance(system, str),
+            "classes must be a list of names": _is_list(classes) and all(isinstance(name, str) for name in classes),
+            "colors must be a list of [red, green, blue] in 0..255": _is_list(colors)
+            and all(_are_whole(color, 3, 0, 255) for color in colors),
+            "input_size must be [height, width] in pixels": size is None or _are_whole(size, 2, 1, 2**31),
+            "config must hold the arguments of a builder": config is None or isinstance(config, dict),
+        }
+        broken = [rule for rule, kept in rules.items() if not kept]
+        if broken:
+            raise ValueError("; ".join(broken))
         return cls(
-            system=value.get("system", ""),
-            classes=tuple(value.get("classes", ())),
-            colors=tuple(tuple(c) for c in value.get("colors", ())),
+            system=system,
+            classes=tuple(classes),
+            colors=tuple(tuple(color) for color in colors),
             input_size=tuple(size) if size else None,
-            config=value.get("config"),
+            config=config,
         )
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
+
+
+def _are_whole(value: Any, count: int, low: int, high: int) -> bool:
+    return _is_list(value) and len(value) == count and all(type(n) is int and low <= n <= high for n in value)
 
 
 def metadata_path(model_path: Path) -> Path:
@@ -67,22 +93,35 @@ def read_metadata(model_path: str | Path) -> Metadata:
     path = metadata_path(Path(model_path))
     if not path.exists():
         return Metadata()
-    try:
-        return Metadata.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, AttributeError) as error:  # Also bytes that are no UTF-8.
-        raise ModelError(f"{path} is not a valid description of a model ({error}). Restore or delete it.") from error
+    return Metadata.from_json(_read_description(path))
 
 
 def read_run(model_path: str | Path) -> dict[str, Any]:
     """All of `run.json` of the run folder at (or around) `model_path`, with the ids trained on as "train_ids".
 
     An empty dict for a model that belongs to no run.
+
+    Raises:
+        ModelError: the file is damaged.
     """
     path = Path(model_path)
     for folder in (path, path.parent, path.parent.parent):
         if (folder / RUN_FILE).exists():
-            run = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+            run = _read_description(folder / RUN_FILE)
             ids = folder / "train_ids.txt"
-            run["train_ids"] = ids.read_text(encoding="utf-8").splitlines() if ids.exists() else []
+            repair = "Restore or delete it."
+            run["train_ids"] = read_text(ids, repair=repair, error=ModelError).splitlines() if ids.exists() else []
             return {**run, "folder": str(folder)}
     return {}
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    repair = "It is not a valid description of a model: restore or delete it."
+    value = read_json(path, repair=repair, error=ModelError)
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} holds no JSON object. {repair}")
+    try:
+        Metadata.from_json(value)
+    except ValueError as error:
+        raise ModelError(f"{path}: {error}. {repair}") from error
+    return value

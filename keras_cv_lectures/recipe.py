@@ -19,7 +19,8 @@ class TrainingOptions:
         input_size: (height, width) that pictures are resized to, or None for their own size (then `crop_size` must be
             set unless all pictures have one size).
         crop_size: (height, width) of random crops taken for training, or None to train on whole pictures.
-        optimizer: "adamw", "adam" or "sgd" (Nesterov off).
+        optimizer: "adamw", "adam", "sgd" (Nesterov off) or "rmsprop" (as Show, Attend and Tell has it on Flickr8k: 0.95
+            running means of gradient and square, centred, momentum 0.9).
         learning_rate: the highest of the schedule.
         momentum: of "sgd".
         weight_decay: decoupled weight decay, not applied to biases and normalisation.
@@ -33,9 +34,21 @@ class TrainingOptions:
         label_smoothing: of the cross entropy.
         class_weights: "none", "median_frequency" (SegNet) or "sqrt_median_frequency" (its square root, milder).
         border_weights: weights the border between touching objects as the U-Net paper does (w0 10, sigma 5).
+        max_objects: objects of a picture that a detector is trained on; the largest are kept.
+        captions: sentences of a picture that a captioner is trained on in one step; a picture with more gives others in
+            the next epoch.
+        captions_per_picture: "all" encodes a picture once for all its captions; 1 makes every caption an example of its
+            own and batches of similar length.
+        min_count: how often a word must occur in the captions to be in a captioner's vocabulary.
+        cache_features: folder where what a captioner's frozen encoder says of the pictures is kept, computed once and
+            trained on instead of the pictures, which are not augmented then; None for pictures.
+        vocabulary: file of the vocabulary (`kcvl vocab`); None builds one from the training captions.
         steps_per_epoch: None for one pass over the pictures.
-        keep_best: metric that chooses the best checkpoint, such as "val_mean_iou"; falls back to the training value
-            where there is no validation data.
+        evaluate_every: epochs after which a detector's average precision (`Recipe.epoch_scores`) is measured on the
+            validation data, and after the last; 0 measures it when training is done, on the best epoch only.
+        patience: epochs without a gain in `keep_best` after which training ends; None for all epochs.
+        keep_best: metric that chooses the best checkpoint, such as "val_mean_iou", or "val_ap50" with
+            `evaluate_every`; falls back to the training value where there is no validation data.
         seed: of initial weights, order and augmentation.
     """
 
@@ -56,13 +69,22 @@ class TrainingOptions:
     label_smoothing: float = 0.0
     class_weights: str = "none"
     border_weights: bool = False
+    max_objects: int = 100
+    captions: int = 5
+    captions_per_picture: str | int = "all"
+    min_count: int = 5
+    cache_features: str | None = None
+    vocabulary: str | None = None
     steps_per_epoch: int | None = None
+    evaluate_every: int = 0
+    patience: int | None = None
     keep_best: str = "val_mean_iou"
     seed: int = 0
 
     def __post_init__(self):
         choices = {
-            "optimizer": ("adamw", "adam", "sgd"),
+            "optimizer": ("adamw", "adam", "sgd", "rmsprop"),
+            "captions_per_picture": ("all", 1),
             "schedule": ("cosine", "poly", "constant"),
             "precision": ("float32", "bfloat16"),
             "class_weights": ("none", "median_frequency", "sqrt_median_frequency"),
@@ -73,9 +95,13 @@ class TrainingOptions:
         for term in self.loss.split("+"):
             if term not in LOSSES:
                 raise ValueError(f"`loss` must be a sum of {LOSSES}. Received: loss={self.loss!r}")
-        for field in ("epochs", "batch_size", "accumulate"):
+        for field in ("epochs", "batch_size", "accumulate", "max_objects", "captions", "min_count"):
             if not (isinstance(getattr(self, field), int) and getattr(self, field) >= 1):
                 raise ValueError(f"`{field}` must be a positive integer. Received: {field}={getattr(self, field)!r}")
+        if not (isinstance(self.evaluate_every, int) and self.evaluate_every >= 0):
+            raise ValueError(
+                f"`evaluate_every` must be a number of epochs, or 0. Received: evaluate_every={self.evaluate_every!r}"
+            )
         if not self.learning_rate > 0:
             raise ValueError(f"`learning_rate` must be positive. Received: learning_rate={self.learning_rate!r}")
         for field in ("input_size", "crop_size"):
@@ -118,14 +144,27 @@ class Recipe:
         augmentation: fields of `preprocessing.Augmentation` used in training.
         make_batches: (dataset of examples, output_size=, base_size=, batch_size=, augmentation=, channels=,
             drop_remainder=, context=) -> dataset of (inputs, targets).
-        context: builder arguments -> what `make_batches` takes as `context`: for a network with valid convolutions a
-            function from the wanted output side to (input side, margin) in pixels; None for the others.
+        context: (builder arguments, options, class names) -> what `make_batches` takes as `context`: for a network
+            with valid convolutions a function from the wanted output side to (input side, margin) in pixels; for a
+            detector the fields of its targets; None for the others.
+        needs_one_size: builder arguments -> whether the network takes certain picture sizes only.
+        fit_config: (builder arguments, options, source) -> builder arguments with what follows from the other two,
+            such as the size that a detector brings pictures to.
+        names: (source, options) -> (names, colours) of the classes that the network tells apart; for a captioner the
+            words of its vocabulary.
         keys: of an example that `make_batches` reads, where the example has them.
         add_weights: (source, options) -> source whose examples carry pixel weights, if the options ask for it.
         count_labels: source -> pixels of every class, for class weights; None where a system has no such thing.
-        make_loss: (options, class_weights or None) -> keras loss.
+        make_loss: (options, class_weights or None) -> keras loss; None where the model has its own.
         make_metrics: num_classes -> list of keras metrics; their names appear in the progress bar and the history.
-        evaluate: (runner, source, input_size, progress) -> `Evaluation`.
+        evaluate: (runner, source, progress=) -> `Evaluation`, `DetectionEvaluation` or the like.
+        epoch_scores: what `evaluate` returned -> name -> number, for the history of a training with `evaluate_every`;
+            None where `make_metrics` measures all there is, after every epoch.
+        epoch_score_names: all names that `epoch_scores` may give.
+        epoch_evaluate: `evaluate` without what only a last evaluation needs, for the epochs of a training; None where
+            there is no such thing.
+        agreement: (outputs of one file, outputs of another) for one picture -> share of equal answers, 0..1.
+        overfit_steps, overfit_rate: steps and rate of Adam by which the smoke network learns four pictures by heart.
         reference: the paper.
         stages: names of the systems that training in stages goes through, coarsest first and this one last; () where
             the paper has no such thing.
@@ -148,9 +187,22 @@ class Recipe:
     make_loss: Callable[..., Any]
     make_metrics: Callable[[int], list]
     evaluate: Callable[..., Any]
+    agreement: Callable[[Mapping[str, Any], Mapping[str, Any]], float]
     reference: Reference
-    context: Callable[[Mapping[str, Any]], Callable[[int], tuple[int, int]] | None] = lambda config: None
+    context: Callable[[Mapping[str, Any], TrainingOptions, tuple[str, ...]], Any] = lambda config, options, names: None
+    epoch_scores: Callable[[Any], Mapping[str, float]] | None = None
+    epoch_score_names: tuple[str, ...] = ()
+    epoch_evaluate: Callable[..., Any] | None = None
+    needs_one_size: Callable[[Mapping[str, Any]], bool] = lambda config: False
+    fit_config: Callable[[Mapping[str, Any], TrainingOptions, Any], Mapping[str, Any]] = (
+        lambda config, options, source: config
+    )
+    names: Callable[[Any, TrainingOptions], tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]] = (
+        lambda source, options: (source.classes, source.colors)
+    )
     stages: tuple[str, ...] = ()
+    overfit_steps: int = 60
+    overfit_rate: float = 1e-2
 
 
 def split_settings(recipe: Recipe, settings: Mapping[str, Any], augmentation_fields: Mapping[str, Any]):

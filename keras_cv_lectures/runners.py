@@ -13,7 +13,7 @@ import os
 import statistics
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,9 @@ Outputs = dict[str, np.ndarray]
 InputShape = tuple[int | None, int | None, int]
 
 SIGNATURE = "serving_default"
+# Of a file with several signatures the one that takes a picture and gives the best answer. A captioner's file has steps
+# too, of which `serving_default` may be one.
+_WHOLE_ANSWERS = ("caption", "beam", SIGNATURE, "greedy")
 EXPECTED = "a run folder with best.keras, a .keras file, a SavedModel folder or a .tflite file"
 # Traced functions of that many picture sizes are kept; each holds memory of its own.
 _KEPT_SHAPES = 8
@@ -206,12 +209,13 @@ def _saved_model_runner(path: Path, metadata: Metadata) -> Runner:
             f"{path} cannot be loaded as a SavedModel ({type(error).__name__}: {_first_line(error)}). "
             "Export it again with kcvl export --format saved_model."
         ) from error
-    if SIGNATURE not in loaded.signatures:
+    key = _whole_answer(loaded.signatures)
+    if key is None:
         raise ModelError(
             f"{path} has no signature {SIGNATURE!r}, only {sorted(loaded.signatures)}. "
             "Export it again with kcvl export --format saved_model."
         )
-    function = loaded.signatures[SIGNATURE]
+    function = loaded.signatures[key]
     inputs = function.structured_input_signature[1]
     if len(inputs) != 1:
         raise ModelError(f"{path} takes {len(inputs)} inputs; expected one picture. Export one with one input.")
@@ -237,11 +241,14 @@ def _tflite_runner(path: Path, metadata: Metadata, threads: int) -> Runner:
 
     try:
         interpreter = Interpreter(model_path=str(path), num_threads=threads)
+        if len(interpreter.get_signature_list()) > 1:
+            return _signature_runner(interpreter, path, metadata)
         names = _output_indices(interpreter)
         inputs = interpreter.get_input_details()
         if all(size > 0 for size in inputs[0]["shape_signature"]):
             interpreter.allocate_tensors()
-    except (ValueError, RuntimeError, OSError) as error:
+    # A damaged file makes the interpreter and what binds it to Python raise almost anything.
+    except Exception as error:
         raise ModelError(
             f"{path} cannot be run as a TensorFlow Lite file of builtin operators ({_first_line(error)}). "
             "Export it again with kcvl export --format tflite."
@@ -283,13 +290,43 @@ def _tflite_runner(path: Path, metadata: Metadata, threads: int) -> Runner:
     )
 
 
+def _signature_runner(interpreter, path: Path, metadata: Metadata) -> Runner:
+    """One signature of a TensorFlow Lite file that has several, such as a captioner's, which has its steps too."""
+    signatures = interpreter.get_signature_list()
+    key = _whole_answer(signatures)
+    details = interpreter.get_signature_runner(key).get_input_details() if key else {}
+    if len(details) != 1 or (detail := next(iter(details.values())))["dtype"] not in (np.uint8, np.float32):
+        found = {name: list(each["inputs"]) for name, each in signatures.items()}
+        raise ModelError(
+            f"{path} has the signatures {found}; expected {', '.join(_WHOLE_ANSWERS)}, one of which takes one uint8 or "
+            "float32 picture. Export it with kcvl export, or run it with its own program."
+        )
+    call = interpreter.get_signature_runner(key)
+
+    def run(images: np.ndarray) -> Outputs:
+        return _joined([call(**{next(iter(details)): images[i : i + 1]}) for i in range(len(images))])
+
+    return Runner(
+        kind="tflite",
+        metadata=metadata,
+        input_shape=_picture_shape(tuple(None if s < 0 else int(s) for s in detail["shape_signature"]), path),
+        input_dtype=np.dtype(detail["dtype"]).name,
+        path=path,
+        run=run,
+    )
+
+
+def _whole_answer(signatures: Iterable[str]) -> str | None:
+    """The signature to run."""
+    return next((key for key in _WHOLE_ANSWERS if key in signatures), None)
+
+
 def _output_indices(interpreter) -> dict[str, int]:
     """Output name -> tensor index: the signature's names, or the tensors' own in a file without signature."""
     signatures = interpreter.get_signature_list()
     if not signatures:
         return {d["name"]: d["index"] for d in interpreter.get_output_details()}
-    key = SIGNATURE if SIGNATURE in signatures else next(iter(signatures))
-    details = interpreter.get_signature_runner(key).get_output_details()
+    details = interpreter.get_signature_runner(next(iter(signatures))).get_output_details()
     return {name: d["index"] for name, d in details.items()}
 
 
@@ -310,7 +347,8 @@ def _joined(results: list[Outputs]) -> Outputs:
 
 
 def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
+    # Keras tells first, at length, where it was, and then what happened there.
+    text = str(error).rpartition("Exception encountered: ")[2].strip()
     return text.splitlines()[0][:300] if text else "no details"
 
 

@@ -12,7 +12,23 @@ from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.postprocessing.segmentation import serving_outputs
 
 
+def require_tensorflow(what: str) -> None:
+    """Says that `what` needs the TensorFlow backend, where Keras runs on another.
+
+    Raises:
+        ModelError: it does.
+    """
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        raise ModelError(
+            f"{what} needs the TensorFlow backend of Keras, and this process runs on {backend}. Save the model as a "
+            ".keras file, and open it in a process with KERAS_BACKEND=tensorflow."
+        )
+
+
 def serving_function(model: keras.Model):
+    require_tensorflow("Predicting with a runner, and exporting,")
+
     def serve(image):
         return serving_outputs(model(tf.cast(image, "float32"), training=False), model.output_names[0])
 
@@ -39,15 +55,24 @@ def freeze(model: keras.Model, input_shape: tuple[int | None, ...], *, dtype: st
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     concrete = serving_function(model).get_concrete_function(tf.TensorSpec(input_shape, dtype, name="image"))
-    changing = sorted({op.name.rpartition("/")[0] for op in _nodes(concrete.graph) if "Assign" in op.type})
-    if changing:
-        raise ModelError(
-            f"{model.name} changes variables while it predicts (in {', '.join(changing)}), so its weights cannot "
-            "become constants. Remove layers that draw random numbers or keep a state at inference."
-        )
+    refuse_changes(concrete, model.name)
+    # Constants have no gradients. Left in, gradients of our own make TensorFlow warn whenever it loads the graph.
+    for node in _nodes(concrete.graph):
+        if "_gradient_op_type" in node.node_def.attr:
+            node._clear_attr("_gradient_op_type")
     frozen = convert_variables_to_constants_v2(concrete)
     frozen.output_names = sorted(concrete.structured_outputs)
     return frozen
+
+
+def refuse_changes(concrete, owner: str) -> None:
+    """Raises ModelError where a concrete function changes a variable; `owner` is the model's name."""
+    changing = sorted({op.name.rpartition("/")[0] for op in _nodes(concrete.graph) if "Assign" in op.type})
+    if changing:
+        raise ModelError(
+            f"{owner} changes variables while it predicts (in {', '.join(changing)}), so its weights cannot "
+            "become constants. Remove layers that draw random numbers or keep a state at inference."
+        )
 
 
 def gflops(model: keras.Model, input_shape: tuple[int, int, int] | tuple[int, int]) -> float:

@@ -50,3 +50,20 @@ def explain_arguments(builder: Builder) -> Builder:
         return builder(*args, **kwargs)
 
     return checked
+
+
+def takes_also(other: Callable) -> Callable[[Builder], Builder]:
+    """Decorator: the `**options` of a builder are the keyword-only arguments of `other`, and its signature says so."""
+
+    def decorate(builder: Builder) -> Builder:
+        own = [p for p in inspect.signature(builder).parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        names = {p.name for p in own}
+        more = [
+            p
+            for p in inspect.signature(other).parameters.values()
+            if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name not in names
+        ]
+        builder.__signature__ = inspect.Signature([*own, *more])
+        return builder
+
+    return decorate

@@ -78,6 +78,31 @@ def replicas():
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
+@pytest.fixture(scope="session")
+def float64_policy():
+    """Policy of layers that compute in float64 with variables in float32.
+
+    A fresh deep network multiplies what float32 rounds away by ten with every few layers, and one ReLU, pooling or
+    proposal that is chosen otherwise changes the gradient of a small batch visibly; and how float32 rounds depends on
+    the processor.
+    """
+    import keras
+
+    class Wide(keras.DTypePolicy):
+        def __init__(self, name="wide"):
+            super().__init__("float32")
+            self._compute_dtype = "float64"
+
+    return Wide()
+
+
+def pytest_collection_modifyitems(items):
+    """With `--dist loadgroup` one process runs all of a file, or, in the contract suite, all of one system."""
+    for item in items:
+        system = item.callspec.params.get("recipe") if hasattr(item, "callspec") else None
+        item.add_marker(pytest.mark.xdist_group(system if isinstance(system, str) else str(item.path)))
+
+
 def pytest_configure(config):
     import tensorflow as tf
 

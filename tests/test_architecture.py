@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "keras_cv_lectures"
 RANKS = [
-    {"errors", "files", "metadata", "recipe", "signatures", "geometry"},  # These may use `errors`.
+    {"errors", "files", "metadata", "recipe", "signatures", "geometry", "text"},  # These may use `errors`.
     {
         "layers",
         "losses",
@@ -37,6 +37,9 @@ RANK_OF = {name: rank for rank, names in enumerate(RANKS) for name in names}
 ALLOWED = {
     ("runners", "layers"),  # Loading a file needs them registered.
     ("runners", "serving"),
+    ("weights", "runners"),  # A file of Keras is opened in one way.
+    ("metadata", "files"),  # A description is read as any other file that somebody else wrote.
+    ("text", "files"),  # A vocabulary is a file, written whole or not at all.
     ("serving", "postprocessing"),  # What a served model returns is postprocessing; serving only calls it.
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -6,6 +6,7 @@ import pytest
 
 from keras_cv_lectures import benchmarking
 from keras_cv_lectures.benchmarking import benchmark, gflops, latency
+from keras_cv_lectures.detection import build_mask_rcnn
 from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.exporting import export_tflite
 
@@ -80,3 +81,21 @@ def test_latency_takes_models_paths_and_runners(stored):
 
 def test_gflops_are_reported_here_too(stored):
     assert gflops(stored[1], (8, 8)) * 1e9 == 2 * 8 * 8 * 2 * 27
+
+
+def test_the_heads_of_a_detector_count_once_for_every_region():
+    """Each proposal more costs the box head on it, each detection more the mask head."""
+    options = {"backbone": "resnet14_v1_5", "pyramid_filters": 8, "box_units": (16, 4), "mask_filters": (8,)}
+
+    def cost(proposals, detections):
+        model = build_mask_rcnn(
+            (None, None, 3), 2, rpn_post_nms=(50, proposals), max_detections=detections, min_size=64, **options
+        )
+        return gflops(model, (64, 80))
+
+    box = 7 * 7 * 8 * 16 + 16 * 4 + 4 * 3 + 4 * 12
+    label = 28 * 28 * 3  # The mask of the label is taken out by a product with a one-hot vector.
+    mask = 14 * 14 * 9 * 8 * 8 + 28 * 28 * 8 * 8 + 28 * 28 * 8 * 3 + label
+    few = cost(20, 10)
+    assert cost(30, 10) - few == pytest.approx(10 * 2 * box / 1e9, rel=1e-6)
+    assert cost(20, 15) - few == pytest.approx(5 * 2 * mask / 1e9, rel=1e-6)

@@ -298,7 +298,7 @@ TRAIN = ["train", "unet", "--data", "folder:data/images,data/masks", *TINY, "--o
         ([], 2, ["the following arguments are required: COMMAND", "kcvl --help"]),
         (["frobnicate"], 2, ["invalid choice: 'frobnicate'", "train"]),
         (["predict", "run"], 2, ["kcvl predict: the following arguments are required: PATH, --out"]),
-        (["train", "unett", *TRAIN[2:]], 2, ["there is no system 'unett'. Systems: fcn32s, ", "unet."]),
+        (["train", "unett", *TRAIN[2:]], 2, ["there is no system 'unett'. Systems: fcn32s, ", "unet, "]),
         ([*TRAIN, "--staged"], 2, ["unet is not trained in stages", "it is for fcn16s, fcn8s"]),
         ([*TRAIN, "--set", "epoch=3"], 2, ["unet has no option `epoch`. Close: epochs", "Augmentation: flip"]),
         ([*TRAIN, "--set", "epochs"], 2, ["--set takes OPTION=VALUE. Received: 'epochs'"]),

@@ -20,6 +20,7 @@ from keras_cv_lectures.exporting import (
     update_card,
 )
 from keras_cv_lectures.exporting.audit import explain_conversion_error
+from keras_cv_lectures.exporting.rewrite import folded
 from keras_cv_lectures.layers.subpixel import SubPixelConv2DTranspose
 from keras_cv_lectures.metadata import Metadata, read_metadata
 from keras_cv_lectures.runners import load_runner
@@ -117,6 +118,51 @@ def test_a_model_without_anything_to_rewrite_is_returned_as_it_is():
     model = keras.Model(inputs, keras.layers.Conv2D(2, 1)(inputs))
     assert for_export(model) is model
     assert in_float32(model) is model
+
+
+def _unlike_at_the_start(model):
+    """Other statistics, scales and shifts of normalisation than the initial ones, which would hide a mistake."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([RNG.uniform(0.5, 2.0, w.shape) for w in layer.get_weights()])
+
+
+def _normalizations(model):
+    return [layer.name for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+
+
+def test_folding_puts_normalization_into_the_kernels_before_it():
+    inner_in = keras.Input((None, None, 6))
+    x = keras.layers.DepthwiseConv2D(3, use_bias=False, name="each")(inner_in)
+    x = keras.layers.BatchNormalization(name="each_norm")(x)
+    inner = keras.Model(inner_in, x, name="inner")
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(6, 3, bias_initializer="he_normal", name="first")(inputs)
+    x = keras.layers.BatchNormalization(scale=False, epsilon=1e-2, name="first_norm")(x)
+    x = inner(keras.layers.ReLU()(x))
+    twice = keras.layers.Conv2D(4, 1, name="read_twice")(x)
+    y = keras.layers.BatchNormalization(name="stays_read_twice")(twice)
+    y = keras.layers.Conv2D(4, 1, activation="relu", name="not_linear")(keras.layers.Add()([y, twice]))
+    y = keras.layers.BatchNormalization(name="stays_behind_relu")(y)
+    last = keras.layers.Conv2D(2, 1, name="output_itself")(y)
+    model = keras.Model(inputs, [keras.layers.BatchNormalization(name="stays_output")(last), last])
+    _unlike_at_the_start(model)
+    copy = folded(model)
+    assert sorted(_normalizations(copy)) == ["stays_behind_relu", "stays_output", "stays_read_twice"]
+    assert len(_normalizations(model)) == 5, "the model itself stays"
+    x = RNG.normal(size=(2, 9, 8, 3)).astype("float32")
+    for found, expected in zip(copy(x), model(x), strict=True):
+        np.testing.assert_allclose(np.asarray(found), np.asarray(expected), atol=1e-5)
+
+
+def test_a_saved_model_with_variables_is_the_same_function(pictures, tmp_path):
+    _unlike_at_the_start(net := tiny_unet(seed=1))
+    assert _normalizations(folded(net)) == []
+    export_saved_model(net, tmp_path / "small", constant_weights=False)
+    assert len(list((tmp_path / "small/variables").iterdir())) == 2
+    found, expected = load_runner(tmp_path / "small")(pictures[:2]), load_runner(net)(pictures[:2])
+    assert set(found) == set(expected)
+    np.testing.assert_allclose(found["logits"], expected["logits"], atol=1e-4 * np.abs(expected["logits"]).max())
 
 
 def test_bfloat16_models_are_exported_in_float32(tmp_path):

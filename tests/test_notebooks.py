@@ -16,7 +16,13 @@ ROOT = Path(__file__).resolve().parent.parent
 RUNNER = ROOT / "tools" / "run_notebooks.py"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # The fewest pictures that a complete run of each notebook shows.
-PICTURES = {"01_unet.ipynb": 13, "02_upsampling.ipynb": 14, "03_semantic_segmentation.ipynb": 16}
+PICTURES = {
+    "01_unet.ipynb": 13,
+    "02_upsampling.ipynb": 14,
+    "03_semantic_segmentation.ipynb": 16,
+    "04_detection.ipynb": 9,
+    "05_captioning.ipynb": 7,
+}
 
 
 def _run(*arguments: object) -> subprocess.CompletedProcess:

@@ -14,6 +14,7 @@ from keras_cv_lectures.exporting import export_saved_model, export_tflite
 from keras_cv_lectures.metadata import Metadata
 from keras_cv_lectures.runners import latency, load_runner
 from keras_cv_lectures.serving import freeze, gflops
+from keras_cv_lectures.training.strategies import make_strategy
 
 RNG = np.random.default_rng(0)
 
@@ -226,3 +227,10 @@ def test_latency_counts_calls(model):
 def test_threads_must_be_positive(model):
     with pytest.raises(ModelError, match="threads=0"):
         load_runner(model, threads=0)
+
+
+def test_another_backend_is_told_what_needs_tensorflow(model, monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    for call in (lambda: load_runner(model)(np.zeros((1, 4, 6, 3), np.uint8)), lambda: make_strategy("none")):
+        with pytest.raises(ModelError, match="needs the TensorFlow backend of Keras, and this process runs on jax"):
+            call()

@@ -1,29 +1,42 @@
-"""Segmentation networks: our serving paths and training step beside PyTorch and Keras alternatives, in one run.
+"""Networks: our serving paths and training step beside PyTorch and Keras alternatives, in one run.
 
     python tools/benchmark_peers.py [CASE ...] [--torch-python PYTHON] [--rounds 7] [--threads 2] [--only NAME ...]
     python tools/benchmark_peers.py fcn_resnet50 --train --torch-python PYTHON
 
-PYTHON is the interpreter of an environment with PyTorch, torchvision and segmentation_models_pytorch. Each contender is
-a process of its own that answers "run" with the seconds of one call; they take turns, so that only one computes at a
-time and all see the same state of the machine. Contenders that cannot be started are reported as missing. All networks
-of a case have the same layers and random weights. Ours take uint8 pictures and give logits, probabilities and class
-map, the others take normalised floats and give logits. --train times a training step at 256x256 in batches of 4 (SGD).
+PYTHON is the interpreter of an environment with PyTorch, torchvision and segmentation_models_pytorch. Contenders take
+turns (see `turns.py`); those that cannot be started are reported as missing. All networks of a case have the same
+layers and random weights. Ours take uint8 pictures and give logits, probabilities and class
+map (names in `_logits`: logits alone), the others take normalised floats and give logits. --train times a training
+step at 256x256 in batches of 4 (SGD).
+
+Detectors of random weights find nothing: their box deltas are zero here, and the score threshold is set so that about
+400 boxes pass it, of which 100 come out, on both sides. Their training step has two pictures of 320x320 with five
+objects each.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import os
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-OURS = ("frozen", "saved_model", "tflite", "tflite_int8")
+from turns import answer, take_turns
+
+OURS = (
+    "keras",
+    "frozen",
+    "frozen_logits",
+    "saved_model",
+    "saved_model_variables",
+    "tflite",
+    "tflite_logits",
+    "tflite_int8",
+    "tflite_int8_logits",
+)
 TORCH = ("torch_channels_last", "torch_compile_freeze", "torch_bfloat16")
 KERAS_PEERS = ("keras_unet_collection",)
 TRAINING = ("keras_fit", "keras_fit_bfloat16", "torch_channels_last", "torch_bfloat16")
@@ -37,6 +50,7 @@ class Case:
     classes: int
     ours: Callable[..., Any]
     torch: Callable[..., Any]
+    detector: bool = False
 
 
 def _torchvision(name: str):
@@ -55,7 +69,68 @@ def _smp(classes: int, train: bool):
     return smp.DeepLabV3Plus("resnet50", encoder_weights=None, classes=classes)
 
 
+def _our_detector(name: str, **options):
+    def build(kcvl, shape, classes, train: bool = False, **more):
+        import numpy as np
+
+        make = getattr(kcvl, f"build_{name}")
+        if train:
+            return make(shape, classes, **{"min_size": shape[0], "max_size": shape[0], **options, **more})
+        picture = np.random.default_rng(0).integers(0, 256, (1, *shape), np.uint8)
+        settings = {"frozen_normalization": True, **options, **more}
+        all_boxes = make(shape, classes, box_score=0.0, max_detections=_PASSING, **settings)
+        for head in (all_boxes.graph.rpn, all_boxes.graph.box):
+            for variable in head.weights:
+                if "bbox_pred" in variable.path:
+                    variable.assign(np.zeros(variable.shape))
+        lowest = float(all_boxes.predict_on_batch(picture)["scores"][0, -1])
+        model = make(shape, classes, box_score=lowest, **settings)
+        model.set_weights(all_boxes.get_weights())
+        return model
+
+    return build
+
+
+def _torch_detector(name: str):
+    def build(classes: int, train: bool, **more):
+        import torch
+        from torchvision.models import detection
+
+        sizes = {**({"min_size": 320, "max_size": 320} if train else {}), **more}
+        model = getattr(detection, name)(weights=None, weights_backbone=None, num_classes=classes + 1, **sizes)
+        if train:
+            return model
+        with torch.no_grad():
+            for part in (model.rpn.head, model.roi_heads.box_predictor):
+                part.bbox_pred.weight.zero_()
+                part.bbox_pred.bias.zero_()
+        return model.eval()
+
+    return build
+
+
+_PASSING = 400
 CASES = {
+    "mask_rcnn": Case(
+        (800, 1066), 90, _our_detector("mask_rcnn"), _torch_detector("maskrcnn_resnet50_fpn"), detector=True
+    ),
+    "faster_rcnn": Case(
+        (800, 1066), 90, _our_detector("faster_rcnn"), _torch_detector("fasterrcnn_resnet50_fpn"), detector=True
+    ),
+    "faster_rcnn_mobilenet320": Case(
+        (320, 426),
+        90,
+        _our_detector(
+            "faster_rcnn",
+            backbone="mobilenetv3_large",
+            min_size=320,
+            max_size=640,
+            rpn_pre_nms=(2000, 150),
+            rpn_post_nms=(2000, 150),
+        ),
+        _torch_detector("fasterrcnn_mobilenet_v3_large_320_fpn"),
+        detector=True,
+    ),
     "unet": Case((512, 512), 2, lambda kcvl, shape, n, **_: kcvl.build_unet(shape, n), lambda n, train: _torch_unet(n)),
     "segnet": Case(
         (360, 480), 11, lambda kcvl, shape, n, **_: kcvl.build_segnet(shape, n), lambda n, train: _torch_segnet(n)
@@ -95,12 +170,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", nargs="*", help="names of contenders")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--export", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.cases) - set(CASES))
     if unknown:
         parser.error(f"there is no case {unknown[0]!r}; cases: {', '.join(CASES)}")
+    if arguments.export:
+        _export(CASES[arguments.cases[0]], arguments)
+        return
     if arguments.worker:
-        _serve(arguments)
+        answer(lambda: _contender(arguments))
         return
     for case in arguments.cases or ["unet"]:
         _compare(case, arguments)
@@ -109,72 +188,21 @@ def main() -> None:
 def _compare(case: str, arguments) -> None:
     names = TRAINING if arguments.train else (*OURS, *(KERAS_PEERS if case == "unet" else ()), *TORCH)
     print(f"{case}{', training step' if arguments.train else ''}")
-    workers, times = {}, {}
+    commands = {}
     for name in names:
         python = arguments.torch_python if name.startswith("torch") else sys.executable
         if python is None or (arguments.only and name not in arguments.only):
             continue
-        worker = _start(name, python, case, arguments)
-        if worker is None:
-            print(f"  {name:24s} missing")
-        else:
-            workers[name], times[name] = worker, []
-    for _ in range(arguments.rounds):
-        for name, worker in workers.items():
-            times[name].append(_ask(worker))
-    for worker in workers.values():
-        worker.stdin.close()
-        worker.wait()
-    best = min(statistics.median(t) for t in times.values())
-    for name, values in sorted(times.items(), key=lambda item: statistics.median(item[1])):
-        median = statistics.median(values)
-        print(
-            f"  {name:24s} median {median:.3f} s  min {min(values):.3f} s  {median / best:.2f}x of the fastest",
-            flush=True,
-        )
+        commands[name] = [python, "-W", "ignore", __file__, case, "--worker", name, f"--threads={arguments.threads}"]
+        commands[name] += ["--train"] if arguments.train else []
+    take_turns(commands, arguments.rounds, arguments.threads)
 
 
-def _start(name: str, python: str, case: str, arguments):
-    command = [python, "-W", "ignore", __file__, case, "--worker", name, "--threads", str(arguments.threads)]
-    if arguments.train:
-        command.append("--train")
-    worker = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "OMP_NUM_THREADS": str(arguments.threads)},
-    )
-    return worker if worker.stdout.readline().strip() == "ready" else None
-
-
-def _ask(worker) -> float:
-    worker.stdin.write("run\n")
-    worker.stdin.flush()
-    return json.loads(worker.stdout.readline())
-
-
-def _serve(arguments) -> None:
-    import time
-
-    # Libraries print to standard output; only the protocol may.
-    protocol = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
+def _contender(arguments) -> Callable[[], object]:
     case = CASES[arguments.cases[0]]
     if arguments.worker.startswith("torch"):
-        run = _torch(case, arguments)
-    elif arguments.train:
-        run = _keras_training(case, arguments)
-    else:
-        run = _tensorflow(case, arguments)
-    for _ in range(3):
-        run()
-    protocol.write("ready\n")
-    for _ in sys.stdin:
-        started = time.perf_counter()
-        run()
-        protocol.write(json.dumps(time.perf_counter() - started) + "\n")
+        return _torch(case, arguments)
+    return _keras_training(case, arguments) if arguments.train else _tensorflow(case, arguments)
 
 
 def _tensorflow(case: Case, arguments):
@@ -204,22 +232,49 @@ def _tensorflow(case: Case, arguments):
 
     import keras_cv_lectures as kcvl
 
-    model = case.ours(kcvl, shape, case.classes)
-    if arguments.worker == "frozen":
-        runner = kcvl.load_runner(model, optimize=True)
+    if arguments.worker.startswith(("frozen", "keras")):
+        runner = kcvl.load_runner(_ours(case, arguments), optimize=arguments.worker.startswith("frozen"))
         return lambda: runner(picture)
-    folder = Path(tempfile.mkdtemp())
-    if arguments.worker == "saved_model":
-        path = kcvl.export_saved_model(model, folder / "saved", verify=False).path
-    else:
-        precision = "int8" if arguments.worker == "tflite_int8" else "float32"
-        pictures = [picture[0]] * 100 if precision == "int8" else None
-        path = kcvl.export_tflite(
-            model, folder / "model.tflite", precision=precision, representative=pictures, verify=False
-        ).path
-    del model
-    runner = kcvl.load_runner(path, threads=arguments.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / ("model.tflite" if "tflite" in arguments.worker else "saved_model")
+        # In a process of its own: what it takes to export is no part of what it takes to serve.
+        command = [sys.executable, "-W", "ignore", __file__, *arguments.cases, "--worker", arguments.worker]
+        subprocess.run([*command, "--export", str(path)], check=True, stdout=subprocess.DEVNULL)
+        runner = kcvl.load_runner(path, threads=arguments.threads)
     return lambda: runner(picture)
+
+
+def _ours(case: Case, arguments):
+    """Our model with random weights."""
+    import keras
+
+    import keras_cv_lectures as kcvl
+
+    model = case.ours(kcvl, (*case.size, 3), case.classes)
+    if not arguments.worker.endswith("_logits"):
+        return model
+    # Under another name an output is given as it is.
+    scores = keras.layers.Activation("linear", dtype="float32", name="scores")(model.output)
+    return keras.Model(model.input, scores)
+
+
+def _export(case: Case, arguments) -> None:
+    import numpy as np
+
+    import keras_cv_lectures as kcvl
+    from keras_cv_lectures.exporting import tflite
+
+    model = _ours(case, arguments)
+    if arguments.worker.startswith("saved_model"):
+        constant = not arguments.worker.endswith("variables")
+        kcvl.export_saved_model(model, arguments.export, verify=False, constant_weights=constant)
+        return
+    precision = "int8" if "int8" in arguments.worker else "float32"
+    # The ranges of one picture make a bad file that is as fast as a good one; 100 would take minutes to measure.
+    tflite.MIN_EXAMPLES = 1
+    noise = np.random.default_rng(0).integers(0, 256, (*case.size, 3), np.uint8)
+    pictures = [noise] if precision == "int8" else None
+    kcvl.export_tflite(model, arguments.export, precision=precision, representative=pictures, verify=False)
 
 
 def _keras_training(case: Case, arguments):
@@ -235,6 +290,8 @@ def _keras_training(case: Case, arguments):
     random = np.random.default_rng(0)
     pictures = random.integers(0, 256, (4, 256, 256, 3)).astype("float32")
     labels = random.integers(0, case.classes, (4, 256, 256)).astype("int32")
+    if case.detector:
+        return _detector_step(case, random)
     two = "resnet50" in arguments.cases[0] and "plus" not in arguments.cases[0]
     model = case.ours(kcvl, (256, 256, 3), case.classes, **({"auxiliary": True} if two else {}))
     loss = kcvl.losses.SegmentationCrossEntropy
@@ -250,6 +307,46 @@ def _keras_training(case: Case, arguments):
     return lambda: model.train_on_batch(pictures, targets)
 
 
+def _detector_step(case: Case, random):
+    import keras
+    import numpy as np
+
+    import keras_cv_lectures as kcvl
+
+    pictures = random.integers(0, 256, (2, 320, 320, 3)).astype("float32")
+    boxes = np.array([[[40 * i + 10, 30 * i + 10, 40 * i + 90, 30 * i + 100] for i in range(5)]] * 2, "float32")
+    targets = {
+        "boxes": boxes,
+        "labels": random.integers(0, case.classes, (2, 5)).astype("int32"),
+        "masks": np.ones((2, 5, 56, 56), "uint8"),
+        "mask_windows": boxes,
+    }
+    model = case.ours(kcvl, (320, 320, 3), case.classes, train=True)
+    model.compile(keras.optimizers.SGD(1e-3, momentum=0.9), jit_compile=False)
+    return lambda: model.train_on_batch(pictures, targets)
+
+
+def _torch_detector_step(model, case: Case, precision):
+    import torch
+
+    pictures = [torch.rand(3, 320, 320) for _ in range(2)]
+    boxes = torch.tensor([[40.0 * i + 10, 30.0 * i + 10, 40.0 * i + 90, 30.0 * i + 100] for i in range(5)])
+    masks = torch.zeros(5, 320, 320, dtype=torch.uint8)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes.int().tolist(), strict=True):
+        mask[y1:y2, x1:x2] = 1
+    targets = [{"boxes": boxes, "labels": torch.randint(1, case.classes, (5,)), "masks": masks} for _ in pictures]
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)
+
+    def step():
+        optimizer.zero_grad()
+        with precision():
+            loss = sum(model(pictures, targets).values())
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
 def _torch(case: Case, arguments):
     import torch
 
@@ -260,6 +357,8 @@ def _torch(case: Case, arguments):
         return torch.autocast("cpu", torch.bfloat16, enabled=bfloat16)
 
     model = case.torch(case.classes, arguments.train).to(memory_format=torch.channels_last)
+    if arguments.train and case.detector:
+        return _torch_detector_step(model.train(), case, precision)
     if arguments.train:
         x = torch.rand(4, 3, 256, 256).to(memory_format=torch.channels_last)
         labels = torch.randint(case.classes, (4, 256, 256))
@@ -268,11 +367,7 @@ def _torch(case: Case, arguments):
         def step():
             optimizer.zero_grad()
             with precision():
-                outputs = model(x)
-                outputs = outputs if isinstance(outputs, dict) else {"out": outputs}
-                loss = torch.nn.functional.cross_entropy(outputs["out"].float(), labels)
-                if "aux" in outputs:
-                    loss = loss + 0.5 * torch.nn.functional.cross_entropy(outputs["aux"].float(), labels)
+                loss = torch_segmentation_loss(model(x), labels)
             loss.backward()
             optimizer.step()
 
@@ -282,6 +377,15 @@ def _torch(case: Case, arguments):
     if hasattr(model, "aux_classifier"):
         model.aux_classifier = None
     x = torch.rand(1, 3, *case.size).to(memory_format=torch.channels_last)
+    if case.detector:
+        # A detector takes a list of pictures. Its threshold: the score of the box that shall be the last to pass.
+        x, heads = [x[0]], model.roi_heads
+        wanted, masks = heads.detections_per_img, heads.mask_roi_pool
+        # Without masks: pasting hundreds into the picture would take more memory than anything that is measured.
+        heads.score_thresh, heads.detections_per_img, heads.mask_roi_pool = 0.0, _PASSING, None
+        with torch.inference_mode():
+            heads.score_thresh = float(model(x)[0]["scores"][-1])
+        heads.detections_per_img, heads.mask_roi_pool = wanted, masks
     if arguments.worker == "torch_compile_freeze":
         import torch._inductor.config as inductor
 
@@ -293,6 +397,15 @@ def _torch(case: Case, arguments):
             return model(x)
 
     return run
+
+
+def torch_segmentation_loss(outputs, labels):
+    """Cross entropy of a PyTorch network, with half of that of its auxiliary head where it has one."""
+    from torch.nn.functional import cross_entropy
+
+    outputs = outputs if isinstance(outputs, dict) else {"out": outputs}
+    loss = cross_entropy(outputs["out"].float(), labels)
+    return loss + 0.5 * cross_entropy(outputs["aux"].float(), labels) if "aux" in outputs else loss
 
 
 def _double(inputs: int, outputs: int, convolutions: int = 2):

@@ -17,6 +17,7 @@ from keras_cv_lectures.backbones.applications import (
     resnet50,
     resnet101,
     vgg16,
+    vgg19,
     xception,
 )
 from keras_cv_lectures.backbones.dilated_pooling import DilatedPooling2D
@@ -40,5 +41,6 @@ __all__ = [
     "resnet_v1_5",
     "resolve_backbone",
     "vgg16",
+    "vgg19",
     "xception",
 ]

@@ -36,6 +36,18 @@ ENTRIES = {
             "c5": "block5_pool",
         },
     ),
+    "vgg19": Entry(
+        keras.applications.VGG19,
+        "caffe",
+        {
+            "c0": "block1_conv2",
+            "c1": "block2_conv2",
+            "c2": "block3_conv4",
+            "c3": "block4_conv4",
+            "c4": "block5_conv4",
+            "c5": "block5_pool",
+        },
+    ),
     "resnet50": Entry(
         keras.applications.ResNet50,
         "caffe",
@@ -99,6 +111,11 @@ ENTRIES = {
 def vgg16(channels: int = 3, weights: str | None = None, output_stride: int = 32) -> keras.Model:
     """VGG-16 (Simonyan and Zisserman 2014), with "c0" at full resolution; "c5" is the last pooling."""
     return build_application("vgg16", channels, weights, output_stride)
+
+
+def vgg19(channels: int = 3, weights: str | None = None, output_stride: int = 32) -> keras.Model:
+    """VGG-19 (Simonyan and Zisserman 2014), with "c0" at full resolution; "c5" is the last pooling."""
+    return build_application("vgg19", channels, weights, output_stride)
 
 
 def resnet50(channels: int = 3, weights: str | None = None, output_stride: int = 32) -> keras.Model:

@@ -40,7 +40,8 @@ _LARGE = (  # Table 1 of the paper; `features.1` ... `features.15` of torchvisio
     _Block(5, 960, 160, True, _HS, 1),
 )
 # Stage -> the last `features.N` at that stride. "aux" is where torchvision's auxiliary classifier and LR-ASPP look.
-_TAPS = {1: "c1", 3: "c2", 4: "aux", 6: "c3", 12: "c4"}
+# "c5_early" is the first map of the last stage, which torchvision's detectors take beside "c5".
+_TAPS = {1: "c1", 3: "c2", 4: "aux", 6: "c3", 12: "c4", 13: "c5_early"}
 
 
 def mobilenetv3_large(
@@ -55,7 +56,8 @@ def mobilenetv3_large(
 
     Input: (B, H, W, channels), normalised by the convention "torch". Any H and W.
     Output: {"c1": (B, ceil(H / 2), ceil(W / 2), 16), "c2" 24, "c3" 40, "c4" 112, "c5" 960 channels}; stage k has
-    stride min(2**k, output_stride). "aux" is the first map of 40 channels at stride 8, `features.4`.
+    stride min(2**k, output_stride). "aux" is the first map of 40 channels at stride 8, `features.4`,
+    and "c5_early" the first of stage 5, `features.13`.
 
     Differs from the paper: paddings are symmetric, and below output stride 32 the depthwise convolution that loses
     its stride takes the new dilation rate itself. Both as in torchvision, whose segmentation networks use output

@@ -4,18 +4,26 @@ An example is an unbatched dict of NumPy arrays. A pixel in row i and column j c
 
 * `image` (H, W, C) uint8, RGB; a grey file comes as three equal channels unless one was asked for
 * `mask` (H, W) int32 class ids, 255 = ignore
-* `boxes` (N, 4) float32 (x1, y1, x2, y2) in absolute pixels, x1 < x2 <= W; `labels` (N,) int32 from 0
-* `instance_masks` (N, H, W) uint8, 0 or 1
+* `boxes` (N, 4) float32 (x1, y1, x2, y2) in absolute pixels, x1 < x2 <= W; `labels` (N,) int32 from 0, no background
+* `crowd` (N,) bool, where the data set has any: a group, or an object marked difficult. Not trained on, and neither
+  right nor wrong when detected
+* instance masks cropped to their objects: `mask_windows` (N, 4) int32, pixels (x1, y1, x2, y2), half-open, and
+  `mask_pixels` (P,) uint8, 0 or 1, the crops row by row, one after the other (`geometry.masks.unpack_masks`); or, of
+  generated pictures, `instance_masks` (N, H, W) uint8, 0 or 1
 * `keypoints` (N, K, 3) float32 x, y, visibility (0 absent, 1 hidden, 2 visible)
-* `captions` strings; `image_id` string
+* `captions` (N,) strings; of generated pictures also `caption_objects` (W,) int32, for each word of the first caption
+  the object that it names, or -1; `image_id` string
 
 `open_source("camvid:DIR")` opens data by its specification, `to_dataset` makes a reproducible `tf.data.Dataset` of a
 source, and `doctor` names every file that training would stumble over. Everything at fault raises `DataError`.
 """
 
-from keras_cv_lectures.data.doctor import LabelCount, Report, SplitReport, doctor, examine
+from keras_cv_lectures.data.captions import caption_pairs, caption_table, caption_texts, coco_captions, flickr_captions
+from keras_cv_lectures.data.coco import coco_source
+from keras_cv_lectures.data.doctor import Report, doctor, examine
 from keras_cv_lectures.data.folders import camvid_source, folder_source
 from keras_cv_lectures.data.images import IMAGE_SUFFIXES, MAX_PIXELS, read_image, read_mask
+from keras_cv_lectures.data.instance_folder import instance_folder_source
 from keras_cv_lectures.data.label_inference import infer_label_map
 from keras_cv_lectures.data.labels import (
     CAMVID_CLASSES,
@@ -29,10 +37,14 @@ from keras_cv_lectures.data.labels import (
     default_colors,
     read_label_file,
 )
+from keras_cv_lectures.data.objects import keypoint_flip
 from keras_cv_lectures.data.shapes import shapes_source
 from keras_cv_lectures.data.source import Source, cached, data_error, to_dataset, wait_for_readers
 from keras_cv_lectures.data.specs import has_splits, open_source
+from keras_cv_lectures.data.survey import CaptionCount, LabelCount, ObjectCount, SplitReport
 from keras_cv_lectures.data.voc import voc_segmentation_source
+from keras_cv_lectures.data.voc_boxes import voc_boxes_source
+from keras_cv_lectures.data.yolo import yolo_source
 
 __all__ = [
     "CAMVID_CLASSES",
@@ -44,26 +56,38 @@ __all__ = [
     "VOC_CLASSES",
     "VOC_COLORS",
     "VOC_LABELS",
+    "CaptionCount",
     "LabelCount",
     "LabelMap",
+    "ObjectCount",
     "Report",
     "Source",
     "SplitReport",
     "cached",
     "camvid_source",
+    "caption_pairs",
+    "caption_table",
+    "caption_texts",
+    "coco_captions",
+    "coco_source",
     "data_error",
     "default_colors",
     "doctor",
     "examine",
+    "flickr_captions",
     "folder_source",
     "has_splits",
     "infer_label_map",
+    "instance_folder_source",
+    "keypoint_flip",
     "open_source",
     "read_image",
     "read_label_file",
     "read_mask",
     "shapes_source",
     "to_dataset",
+    "voc_boxes_source",
     "voc_segmentation_source",
     "wait_for_readers",
+    "yolo_source",
 ]

@@ -10,52 +10,32 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_cv_lectures.data.captions import caption_source
 from keras_cv_lectures.data.folders import Pairing, paired_source
 from keras_cv_lectures.data.images import read_image, read_mask
 from keras_cv_lectures.data.label_inference import label_map_of_values, mask_values
-from keras_cv_lectures.data.labels import IGNORE, LabelMap
+from keras_cv_lectures.data.labels import LabelMap
+from keras_cv_lectures.data.objects import object_source
 from keras_cv_lectures.data.source import Source
-from keras_cv_lectures.data.specs import channels_of, labels_of, open_source, pairs_of, parse_spec, splits_of
+from keras_cv_lectures.data.specs import (
+    CAPTION_KINDS,
+    OBJECT_KINDS,
+    DataSpec,
+    captions_of,
+    channels_of,
+    labels_of,
+    objects_of,
+    open_source,
+    pairs_of,
+    parse_spec,
+    splits_of,
+)
+from keras_cv_lectures.data.survey import SplitReport, Survey, some, split_lines
 from keras_cv_lectures.errors import DataError
 
 Progress = Callable[[int, int], None]
 
 _SAMPLE = 500  # Masks that a label map is guessed from, as in `infer_label_map`.
-_NAMED = 5  # Files that a warning names before it goes on to count.
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelCount:
-    """Pixels of one class: how many, their share of all pixels that count, and the number of pictures that have some.
-
-    The share of the ignore label is of all pixels.
-    """
-
-    name: str
-    pixels: int
-    share: float
-    pictures: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class SplitReport:
-    """What one split holds.
-
-    Attributes:
-        name: of the source.
-        examples: how many there are.
-        readable: how many of them could be read.
-        sizes: (height, width) -> number of pictures.
-        labels: one count per class, in label order; empty where examples have no mask.
-        ignored: pixels with label 255.
-    """
-
-    name: str
-    examples: int
-    readable: int
-    sizes: Mapping[tuple[int, int], int]
-    labels: tuple[LabelCount, ...]
-    ignored: LabelCount
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +77,7 @@ class Report:
         """The report for a terminal."""
         lines = [f"Data: {self.name}"]
         for split in self.splits:
-            lines += ["", *_split_lines(split)]
+            lines += ["", *split_lines(split)]
         for title, entries in (("Note", self.notes), ("Warning", self.warnings), ("Problem", self.problems)):
             if entries:
                 lines += ["", f"{title}s: {len(entries)}", *("  - " + e.replace("\n", "\n    ") for e in entries)]
@@ -119,7 +99,7 @@ def doctor(spec: str, *, progress: Progress | None = None) -> Report:
     try:
         parsed = parse_spec(spec)
         splits = splits_of(parsed)
-        fixed_labels = labels_of(parsed)
+        fixed_labels = None if parsed.kind in (*OBJECT_KINDS, *CAPTION_KINDS) else labels_of(parsed)
         channels = channels_of(parsed)
     except DataError as error:
         return Report(name=str(spec), splits=(), problems=(str(error),))
@@ -128,6 +108,10 @@ def doctor(spec: str, *, progress: Progress | None = None) -> Report:
             return examine([open_source(spec, split) for split in splits], name=spec, progress=progress)
         except DataError as error:
             return Report(name=spec, splits=(), problems=(str(error),))
+    if parsed.kind in OBJECT_KINDS:
+        return _examine_objects(parsed, splits, channels, progress)
+    if parsed.kind in CAPTION_KINDS:
+        return _examine_captions(parsed, splits, channels, progress)
     sources, problems, notes = [], [], []
     for split in splits:
         try:
@@ -151,6 +135,7 @@ def examine(
     *,
     name: str = "",
     problems: Sequence[str] = (),
+    warnings: Sequence[str] = (),
     notes: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Report:
@@ -160,21 +145,22 @@ def examine(
         sources: for example training and validation data.
         name: what is examined; "" means the names of the sources.
         problems: those found before, to be put first.
+        warnings: likewise.
         notes: what was guessed before.
         progress: called with (examples done, examples in all).
     """
     total, done = sum(len(source) for source in sources), 0
-    problems, warnings, splits = list(problems), [], []
+    problems, warnings, splits = list(problems), list(warnings), []
     seen: dict[bytes, list[tuple[str, str]]] = defaultdict(list)
     for source in sources:
-        survey = _Survey(source)
+        survey = Survey(source)
         for index in range(len(source)):
             try:
-                example = source.read(index)
+                example, left_out = source.inspect(index) if source.inspect else (source.read(index), ())
             except DataError as error:
                 problems += str(error).split("\n") if source.files else [str(error)]
             else:
-                survey.add(example, source.ids[index])
+                survey.add(example, source.ids[index], left_out)
                 seen[_fingerprint(source, index, example)].append((source.name, _file_name(source, index)))
             done += 1
             if progress:
@@ -193,72 +179,36 @@ def examine(
     )
 
 
-class _Survey:
-    """Running counts over the examples of one source."""
+def _examine_objects(spec: DataSpec, splits: Sequence[str | None], channels: int, progress: Progress | None) -> Report:
+    """The doctor for data of boxes, masks of objects and keypoints."""
+    sources, problems, warnings = [], [], []
+    for split in splits:
+        try:
+            # The classes of the first split, as a training has them.
+            listing = objects_of(spec, split, like=sources[0] if sources else None)
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        problems += listing.problems
+        warnings += listing.warnings
+        sources.append(object_source(listing, channels=channels))
+    return examine(sources, name=spec.text, problems=problems, warnings=warnings, progress=progress)
 
-    def __init__(self, source: Source):
-        self.source = source
-        self.sizes: Counter = Counter()
-        self.pixels = np.zeros(256, np.int64)
-        self.pictures = np.zeros(256, np.int64)
-        self.grey: list[str] = []
-        self.readable = 0
-        self.masks = 0
 
-    def add(self, example: dict, name: str) -> None:
-        image = example["image"]
-        self.readable += 1
-        self.sizes[image.shape[:2]] += 1
-        if image.shape[-1] == 3 and (image[..., :1] == image[..., 1:]).all():
-            self.grey.append(name)
-        if "mask" in example:
-            counts = np.bincount(example["mask"].ravel(), minlength=256)
-            self.pixels += counts
-            self.pictures += counts > 0
-            self.masks += 1
-
-    def report(self) -> SplitReport:
-        valid = max(1, int(self.pixels[:IGNORE].sum()))
-        labels = tuple(
-            LabelCount(
-                name=name, pixels=int(self.pixels[i]), share=self.pixels[i] / valid, pictures=int(self.pictures[i])
-            )
-            for i, name in enumerate(self.source.classes)
-        )
-        ignored = LabelCount(
-            name="(ignored)",
-            pixels=int(self.pixels[IGNORE]),
-            share=self.pixels[IGNORE] / max(1, int(self.pixels.sum())),
-            pictures=int(self.pictures[IGNORE]),
-        )
-        return SplitReport(
-            name=self.source.name,
-            examples=len(self.source),
-            readable=self.readable,
-            sizes=dict(self.sizes.most_common()),
-            labels=labels if self.masks else (),
-            ignored=ignored,
-        )
-
-    def warnings(self) -> list[str]:
-        source, found = self.source, []
-        if 0 < len(self.grey) < self.readable:
-            found.append(
-                f"{source.name}: {len(self.grey)} of {self.readable} pictures are grey among coloured ones: "
-                f"{_some(self.grey)}. They are read as three equal channels."
-            )
-        if not self.masks:
-            return found
-        present = [name for i, name in enumerate(source.classes) if self.pixels[i]]
-        absent = [name for i, name in enumerate(source.classes) if not self.pixels[i]]
-        if len(present) == 1:
-            found.append(f"{source.name}: every labelled pixel is {present[0]!r}; there is nothing to tell apart.")
-        elif absent:
-            found.append(f"{source.name}: no pixel of {', '.join(map(repr, absent))}.")
-        share = self.pixels[IGNORE] / max(1, self.pixels.sum())
-        if share > 0.5:
-            found.append(f"{source.name}: {share:.0%} of the pixels are ignored (255). Is the label map right?")
-        return found
+def _examine_captions(spec: DataSpec, splits: Sequence[str | None], channels: int, progress: Progress | None) -> Report:
+    """The doctor for pictures with sentences."""
+    sources, problems, warnings = [], [], []
+    for split in splits:
+        try:
+            listing = captions_of(spec, split)
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        problems += listing.problems
+        warnings += listing.all_warnings()
+        if listing.ids:
+            sources.append(caption_source(listing, channels=channels))
+    return examine(sources, name=spec.text, problems=problems, warnings=warnings, progress=progress)
 
 
 def _guess(pairing: Pairing) -> LabelMap:
@@ -304,28 +254,4 @@ def _duplicates(seen: Mapping[bytes, list[tuple[str, str]]]) -> list[str]:
 
 
 def _group(group: list[tuple[str, str]]) -> str:
-    return _some([Path(name).as_posix() for _, name in group]) + "."
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
-
-
-def _split_lines(split: SplitReport) -> list[str]:
-    unread = split.examples - split.readable
-    lines = [f"{split.name}: {split.examples} examples" + (f", {unread} of them unreadable" if unread else "")]
-    if split.sizes:
-        sizes = [f"{w}x{h} ({n})" for (h, w), n in list(split.sizes.items())[:6]]
-        more = f" and {len(split.sizes) - 6} other sizes" if len(split.sizes) > 6 else ""
-        lines.append(f"  width x height: {', '.join(sizes)}{more}")
-    if split.labels:
-        width = max(10, *(len(label.name) for label in split.labels))
-        lines.append(f"  {'id':>3}  {'label':<{width}} {'pixels':>15} {'share':>8} {'pictures':>9}")
-        rows = [(str(i), label) for i, label in enumerate(split.labels)]
-        rows += [(str(IGNORE), split.ignored)] if split.ignored.pixels else []
-        lines += [
-            f"  {i:>3}  {label.name:<{width}} {label.pixels:>15,} {label.share:>8.2%} {label.pictures:>9,}"
-            for i, label in rows
-        ]
-    return lines
+    return some([Path(name).as_posix() for _, name in group]) + "."

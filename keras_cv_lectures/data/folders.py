@@ -16,6 +16,7 @@ from keras_cv_lectures.data.label_inference import infer_label_map
 from keras_cv_lectures.data.labels import CAMVID_LABELS, LabelMap, read_label_file
 from keras_cv_lectures.data.source import Source
 from keras_cv_lectures.errors import DataError
+from keras_cv_lectures.files import read_text
 
 # What is commonly appended to the name of a mask, or of an image, to tell the two apart.
 _MASK_ENDING = re.compile(
@@ -48,11 +49,16 @@ class Pairing:
 
     def check(self, show: int = 3) -> Pairing:
         """Returns itself, or raises a `DataError` with the first few problems."""
-        if self.problems:
-            more = len(self.problems) - show
-            rest = f"\n... and {more} more; `kcvl doctor` lists all of them." if more > 0 else ""
-            raise DataError(f"{self.name}: " + "\n".join(self.problems[:show]) + rest)
+        refuse(self.name, self.problems, show)
         return self
+
+
+def refuse(name: str, problems: Sequence[str], show: int = 3) -> None:
+    """Raises a `DataError` with the first few `problems`; returns where there is none."""
+    if problems:
+        more = len(problems) - show
+        rest = f"\n... and {more} more; `kcvl doctor` lists all of them." if more > 0 else ""
+        raise DataError(f"{name}: " + "\n".join(problems[:show]) + rest)
 
 
 def folder_source(
@@ -142,7 +148,7 @@ def find_pairs(
     """
     images, masks = Path(images), Path(masks)
     name = name or str(images)
-    image_files, mask_files = _pictures(images), _pictures(masks)
+    image_files, mask_files = pictures_below(images), pictures_below(masks)
     if images.resolve() == masks.resolve():
         mask_files = {key: p for key, p in mask_files.items() if _MASK_ENDING.search(key)}
         image_files = {key: p for key, p in image_files.items() if key not in mask_files}
@@ -154,15 +160,15 @@ def find_pairs(
     ]
     partners = _partners(image_files, mask_files)
     if list_file is None:
-        wanted = sorted(image_files, key=_natural)
+        wanted = sorted(image_files, key=natural)
         used = set(partners.values())
         problems += [
             f"{mask_files[key][0]} has no picture in {images}. Add the picture or remove the mask."
-            for key in sorted(mask_files, key=_natural)
+            for key in sorted(mask_files, key=natural)
             if key not in used
         ]
     else:
-        wanted, listed_problems = _listed(Path(list_file), image_files, images)
+        wanted, listed_problems = listed_keys(Path(list_file), image_files, images)
         problems += listed_problems
     problems += [
         f"{image_files[key][0]} has no mask in {masks}. Add the mask or remove the picture."
@@ -202,7 +208,7 @@ def _attempt(read: Callable[[], np.ndarray]) -> tuple[np.ndarray | None, str | N
         return None, str(error)
 
 
-def _pictures(folder: Path) -> dict[str, list[Path]]:
+def pictures_below(folder: Path) -> dict[str, list[Path]]:
     """Pictures below `folder`: relative path without extension -> the files of that name."""
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder. Check the path.")
@@ -233,12 +239,10 @@ def _partners(images: dict[str, list[Path]], masks: dict[str, list[Path]]) -> di
     return partners
 
 
-def _listed(list_file: Path, images: dict[str, list[Path]], folder: Path) -> tuple[list[str], list[str]]:
+def listed_keys(list_file: Path, images: dict[str, list[Path]], folder: Path) -> tuple[list[str], list[str]]:
     """Image keys named in a list file, and a problem for each line that names none."""
-    try:
-        lines = [line.strip() for line in list_file.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the list file {list_file} cannot be read ({error}). Give a text file of names.") from error
+    content = read_text(list_file, what="the list file", repair="Give a text file of names.")
+    lines = [line.strip() for line in content.splitlines()]
     by_name: dict[str, list[str]] = defaultdict(list)
     for key in images:
         by_name[key.rsplit("/", 1)[-1]].append(key)
@@ -248,7 +252,7 @@ def _listed(list_file: Path, images: dict[str, list[Path]], folder: Path) -> tup
         if not line or line.startswith("#"):
             continue
         key = _resolve(line, images, by_name) or _resolve(line.split()[0], images, by_name)
-        where = f"{list_file}, line {number}: {line!r}"
+        where = f"{list_file}, line {number}: {line[:100]!r}"
         if key is None:
             problems.append(f"{where} is no picture in {folder}. Correct the list or add the picture.")
         elif key in wanted:
@@ -270,6 +274,7 @@ def _resolve(text: str, images: dict[str, list[Path]], by_name: dict[str, list[s
     return same_name[0] if len(same_name) == 1 else None
 
 
-def _natural(text: str) -> list[tuple[bool, int, str]]:
+def natural(text: str) -> list[tuple[bool, int, str]]:
     """Sorting key by which "2" comes before "10"."""
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", text)]
+    # Not `isdigit`, which also takes superscripts, which are no numbers.
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", text)]

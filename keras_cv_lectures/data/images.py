@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 MAX_PIXELS = 178_956_970
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".jp2")
 
+# Kinds for which Pillow starts another program (Ghostscript), whatever the file is called.
+_PROGRAMS = ("EPS",)
 _FIRST_BYTES = (b"\xff\xd8", b"\x89PNG", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM", b"GIF8", b"RIFF")
 _NEW_SUBFILE_TYPE = 254  # TIFF tag; bit 0 marks a reduced copy of another page.
 
@@ -73,6 +75,8 @@ def _decode(path: str | Path, convert: Callable[[Image], np.ndarray]) -> np.ndar
         raise DataError(f"{path} is empty (0 bytes). Copy it again from its origin, or remove it and its partner.")
     try:
         with Image.open(path) as picture:
+            if picture.format in _PROGRAMS:
+                raise UnidentifiedImageError
             if picture.width * picture.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{picture.width}x{picture.height} pixels")
             if picture.format == "TIFF":

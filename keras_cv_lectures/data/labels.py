@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_cv_lectures.errors import DataError
+from keras_cv_lectures.files import read_text
 
 Color = tuple[int, int, int]
 MaskValue = int | Color
@@ -166,11 +167,7 @@ def read_label_file(path: str | Path) -> LabelMap:
     Raises:
         DataError: the file is missing or a line does not have this form.
     """
-    path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the label file {path} cannot be read ({error}). Give a text file.") from error
+    lines = read_text(path, what="the label file", repair="Give a text file.").splitlines()
     numbered = [(n, re.sub(r"(^|\s)#(\s.*)?$", "", line).strip()) for n, line in enumerate(lines, 1)]
     numbered = [(n, line) for n, line in numbered if line]
     header = [cell.strip().lower() for cell in numbered[0][1].split(",")] if numbered else []
@@ -184,7 +181,7 @@ def read_label_file(path: str | Path) -> LabelMap:
     else:
         numbered = [(n, line) for n, line in numbered if not line.startswith("#")]
     for number, line in numbered:
-        where = f"{path}, line {number}: {line!r}"
+        where = f"{path}, line {number}: {line[:100]!r}"
         name, value, color = _csv_row(line, header, where) if "name" in header else _text_row(line, where)
         keys = [key for key in (value, color) if key is not None]
         if name == "ignore":
@@ -216,14 +213,14 @@ def _text_row(line: str, where: str) -> tuple[str, int | None, Color | None]:
     words = line.split()
     integers = [bool(re.fullmatch("[0-9]+", word)) for word in words]
     if words[0] == "ignore" and len(words) in (2, 4) and all(integers[1:]):
-        numbers = tuple(map(int, words[1:]))
+        numbers = tuple(_value(word, where) for word in words[1:])
         return "ignore", *((numbers[0], None) if len(numbers) == 1 else (None, _color(numbers, where)))
     if len(words) >= 4 and integers[:4] == [True, True, True, False]:
         return " ".join(words[3:]), None, _color(words[:3], where)
     if len(words) >= 5 and integers[0] and not integers[1] and all(integers[-3:]):
-        return " ".join(words[1:-3]), int(words[0]), _color(words[-3:], where)
+        return " ".join(words[1:-3]), _value(words[0], where), _color(words[-3:], where)
     if len(words) >= 2 and integers[0] and not integers[1]:
-        return " ".join(words[1:]), int(words[0]), None
+        return " ".join(words[1:]), _value(words[0], where), None
     raise DataError(
         f"{where} is not `VALUE NAME [RED GREEN BLUE]`, `RED GREEN BLUE NAME` or `ignore VALUE`. Correct it."
     )
@@ -232,17 +229,26 @@ def _text_row(line: str, where: str) -> tuple[str, int | None, Color | None]:
 def _csv_row(line: str, header: list[str], where: str) -> tuple[str, int | None, Color | None]:
     cells = dict(zip(header, (cell.strip().strip('"') for cell in line.split(",")), strict=False))
     try:
-        value = int(cells["value"]) if cells.get("value") else None
+        value = _value(cells["value"], where) if cells.get("value") else None
         color = _color([cells[c] for c in "rgb"], where) if any(cells.get(c) for c in "rgb") else None
         if not cells["name"] or (value is None and color is None):
             raise KeyError("name and r, g, b or value")
+    except DataError:
+        raise
     except (KeyError, ValueError) as error:
-        raise DataError(f"{where} does not fit the header {','.join(header)} ({error}). Correct it.") from error
+        raise DataError(f"{where} does not fit the header {','.join(header)[:100]} ({error}). Correct it.") from error
     return cells["name"], value, color
 
 
+def _value(word: int | str, where: str) -> int:
+    # Nine digits, because Python does not even convert numbers of thousands.
+    if not re.fullmatch("[0-9]{1,9}", str(word)) or int(word) > MAX_VALUE:
+        raise DataError(f"{where}: mask values are whole numbers in 0..{MAX_VALUE}. Correct it.")
+    return int(word)
+
+
 def _color(numbers: Sequence[int | str], where: str) -> Color:
-    color = tuple(int(n) for n in numbers)
+    color = tuple(_value(n, where) for n in numbers)
     if max(color) > 255:
         raise DataError(f"{where}: colours lie in 0..255. Correct it.")
     return color

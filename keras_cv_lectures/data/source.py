@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import tensorflow as tf
 from keras_cv_lectures.errors import DataError
 
 # Array keys whose last axes have one length in the whole source; every other axis may differ between examples.
-_FIXED_TRAILING_AXES = {"image": 1, "boxes": 1, "keypoints": 2}
+_FIXED_TRAILING_AXES = {"image": 1, "annotations": 3, "boxes": 1, "keypoints": 2, "mask_windows": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,17 @@ class Source:
         classes: class names in label order; segmentation includes the background.
         colors: one (red, green, blue) in 0..255 for each class.
         files: index -> the files of that example, the picture first; None for generated data.
+        object_classes: names of the `labels` of boxes in their order, without background; () where no example has
+            boxes. They are the last ones of `classes`.
+        keypoint_names: names of the keypoints of an object in their order; () where no example has keypoints.
+        keypoint_flip: for each keypoint the index of the one that it becomes in a mirrored picture; () without
+            keypoints.
+        inspect: index -> the example and one line for each object that was left out of it, with the file and the
+            reason; None where nothing is ever left out.
+        texts: all captions, without opening a picture; None for data without captions. Where it is not given,
+            `captions_at` makes it.
+        captions_at: index -> the captions of that example, without opening the picture; None where only `texts` or
+            nothing is known.
     """
 
     name: str
@@ -39,8 +50,17 @@ class Source:
     classes: tuple[str, ...]
     colors: tuple[tuple[int, int, int], ...]
     files: Callable[[int], tuple[Path, ...]] | None = None
+    object_classes: tuple[str, ...] = ()
+    keypoint_names: tuple[str, ...] = ()
+    keypoint_flip: tuple[int, ...] = ()
+    inspect: Callable[[int], tuple[dict[str, Any], tuple[str, ...]]] | None = None
+    texts: Callable[[], Iterable[str]] | None = None
+    captions_at: Callable[[int], Sequence[str]] | None = None
 
     def __post_init__(self):
+        if self.texts is None and self.captions_at is not None:
+            captions_at, count = self.captions_at, len(self.ids)
+            object.__setattr__(self, "texts", lambda: (text for i in range(count) for text in captions_at(i)))
         if len(set(self.ids)) != len(self.ids):
             seen: set[str] = set()
             twice = next(i for i in self.ids if i in seen or seen.add(i))
@@ -49,6 +69,16 @@ class Source:
             raise DataError(
                 f"{self.name}: {len(self.classes)} classes but {len(self.colors)} colors; both must be equal."
             )
+        if self.object_classes and self.classes[-len(self.object_classes) :] != self.object_classes:
+            raise DataError(
+                f"{self.name}: object_classes must be the last ones of classes {self.classes}, not "
+                f"{self.object_classes}. Name the background, if there is one, first."
+            )
+
+    @property
+    def object_colors(self) -> tuple[tuple[int, int, int], ...]:
+        """One (red, green, blue) in 0..255 for each of `object_classes`."""
+        return self.colors[len(self.colors) - len(self.object_classes) :]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -64,14 +94,22 @@ class Source:
     def subset(self, indices: Iterable[int], name: str | None = None) -> Source:
         """The examples at `indices`, in that order, as a source of their own."""
         chosen = [range(len(self))[int(i)] for i in indices]
-        files = self.files
+        files, inspect, captions_at = self.files, self.inspect, self.captions_at
+        if captions_at is None and self.texts is not None:
+            captions_at = self._read_captions
         return replace(
             self,
             name=name or self.name,
             ids=tuple(self.ids[i] for i in chosen),
             read=lambda i: self.read(chosen[i]),
             files=None if files is None else lambda i: files(chosen[i]),
+            inspect=None if inspect is None else lambda i: inspect(chosen[i]),
+            texts=None,
+            captions_at=None if captions_at is None else lambda i: captions_at(chosen[i]),
         )
+
+    def _read_captions(self, index: int) -> list[str]:
+        return [str(text) for text in self.read(index)["captions"]]
 
 
 def cached(source: Source, max_bytes: int = 1 << 30) -> Source:

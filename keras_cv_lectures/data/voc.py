@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from keras_cv_lectures.data.folders import Pair, Pairing, paired_source
 from keras_cv_lectures.data.images import IMAGE_SUFFIXES
 from keras_cv_lectures.data.labels import VOC_LABELS, LabelMap, read_label_file
+from keras_cv_lectures.data.objects import path_inside
 from keras_cv_lectures.data.source import Source
 from keras_cv_lectures.errors import DataError
+from keras_cv_lectures.files import read_text
 
 _LISTS = Path("ImageSets", "Segmentation")
 
@@ -44,19 +47,20 @@ def voc_pairs(folder: str | Path, split: str) -> Pairing:
     """The pairs that the list `split` names.
 
     Raises:
-        DataError: the folders or the list are missing, or the list is empty.
+        DataError: the folders or the list are missing, or the list is empty or names what lies outside of `folder`.
     """
     root = find_voc_root(folder)
     list_file = root / _LISTS / f"{split}.txt"
     if not list_file.is_file():
         present = ", ".join(sorted(p.stem for p in (root / _LISTS).glob("*.txt"))) or "no list"
         raise DataError(f"{list_file} does not exist; there is {present}. Choose one with split=NAME, or add the list.")
-    names = [line.split()[0] for line in list_file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    names = [line.split()[0] for line in read_text(list_file, what="the list file").splitlines() if line.strip()]
     if not names:
         raise DataError(f"the list file {list_file} is empty. Write one picture name per line.")
     pairs, problems = [], []
     for name in dict.fromkeys(names):
-        image = _with_suffix(root / "JPEGImages" / name)
+        path_inside(root, name, f"the list file {list_file}")
+        image = with_suffix(root / "JPEGImages" / name)
         mask = root / "SegmentationClass" / f"{name}.png"
         problems += [
             f"{path} is missing, though {list_file} names it. Add the file or remove the line."
@@ -84,10 +88,24 @@ def find_voc_root(folder: str | Path) -> Path:
     Raises:
         DataError: there is none, or there are several and none is VOC2012.
     """
+    found = find_below(folder, ("JPEGImages", "SegmentationClass", _LISTS))
+    if found is None:
+        raise DataError(
+            f"{folder} does not hold Pascal VOC segmentation data: JPEGImages/, SegmentationClass/ and "
+            "ImageSets/Segmentation/ are expected in it or in VOCdevkit/VOC2012 below it. Check the path."
+        )
+    return found
+
+
+def find_below(folder: str | Path, parts: Sequence[str | Path]) -> Path | None:
+    """`folder`, or one named VOC* at most three levels below it, if it holds the folders `parts`; None without.
+
+    Raises:
+        DataError: `folder` is none, or several are found and none is VOC2012.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder. Check the path.")
-    parts = ("JPEGImages", "SegmentationClass", _LISTS)
     for candidates in ([folder], *(sorted(folder.glob(pattern)) for pattern in ("VOC*", "*/VOC*", "*/*/VOC*"))):
         found = [path for path in candidates if all((path / part).is_dir() for part in parts)]
         if len(found) > 1:
@@ -96,12 +114,10 @@ def find_voc_root(folder: str | Path) -> Path:
             raise DataError(f"{folder} holds {', '.join(p.name for p in found)}. Give the folder of one of them.")
         if found:
             return found[0]
-    raise DataError(
-        f"{folder} does not hold Pascal VOC segmentation data: JPEGImages/, SegmentationClass/ and "
-        "ImageSets/Segmentation/ are expected in it or in VOCdevkit/VOC2012 below it. Check the path."
-    )
+    return None
 
 
-def _with_suffix(stem: Path) -> Path:
+def with_suffix(stem: Path) -> Path:
+    """The picture file of this name and any extension; with the first extension where there is none."""
     candidates = [stem.with_name(stem.name + suffix) for suffix in IMAGE_SUFFIXES]
     return next((path for path in candidates if path.is_file()), candidates[0])

@@ -2,8 +2,8 @@
 
 `export_tflite` writes a `.tflite` of builtin operators (float32, float16, int8), `export_saved_model` a SavedModel
 folder. Both take uint8 pictures in 0..255 and return named outputs (`logits`, `probabilities`, `class_map` for
-segmentation), compare what they wrote with the model, put it in place only when it agrees, and lay a model card beside
-it. Whatever fails, nothing half-written stays.
+segmentation; `boxes`, `scores`, `labels`, `count`, ... for detectors), compare what they wrote with the model, put it
+in place only when it agrees, and lay a model card beside it. Whatever fails, nothing half-written stays.
 """
 
 from keras_cv_lectures.exporting.audit import check_operators, operators

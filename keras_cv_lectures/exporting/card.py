@@ -12,8 +12,12 @@ import numpy as np
 import tensorflow as tf
 
 from keras_cv_lectures.errors import ModelError
-from keras_cv_lectures.exporting.result import ExportResult
+from keras_cv_lectures.exporting.captioner import caption_facts
+from keras_cv_lectures.exporting.captioner_files import caption_program
+from keras_cv_lectures.exporting.detector_files import detector_facts, labels_file, run_program
+from keras_cv_lectures.exporting.result import ExportResult, is_captioner, is_detector
 from keras_cv_lectures.files import write_text
+from keras_cv_lectures.layers.portable import portable_operators
 from keras_cv_lectures.metadata import Metadata, metadata_path
 from keras_cv_lectures.runners import latency, load_runner
 from keras_cv_lectures.serving import gflops
@@ -44,6 +48,13 @@ print({{name: (value.dtype, value.shape) for name, value in outputs.items()}})
 np.save("OUTPUT.npy", outputs[{output!r}][0])
 """
 
+# Of each task, what numbers are compared with the model's, and what is counted.
+_WORDS = {
+    None: ("the model", "pixels with the model's label"),
+    "detection": ("the model's scores", "detections that the model has, too"),
+    "captioning": ("the model's log probabilities and attention", "tokens that the model has, too"),
+}
+
 
 def build_card(
     model: keras.Model,
@@ -54,6 +65,7 @@ def build_card(
     *,
     reference: str | None = None,
     runnable: Path | None = None,
+    open_size: bool = False,
 ) -> dict[str, Any]:
     """Facts about an export, JSON-serialisable; the keys of `Metadata` stand at its top level.
 
@@ -63,17 +75,39 @@ def build_card(
         metrics: measured quality by name, for instance {"mean IoU": 0.61}.
         reference: the paper; by default the model's own docstring has it.
         runnable: `.tflite` file to time, while it has not reached its place; None measures no latency.
+        open_size: the file takes pictures of any size.
     """
     _, height, width, channels = batch_shape
     outputs = load_runner(runnable) if runnable else load_runner(model)
     outputs = outputs(np.zeros(batch_shape, np.uint8))
-    program = _TFLITE_PROGRAM if result.path.suffix == ".tflite" else _SAVED_MODEL_PROGRAM
+    tflite = result.path.suffix == ".tflite"
+    labels = labels_file(result.path).name if metadata.classes and tflite else None
+    size = (None, None) if open_size else (height, width)
+    if is_captioner(outputs):
+        size = size if tflite else metadata.input_size or size
+        program = caption_program(result.path.name, (*size, channels), labels, tflite=tflite)
+        task = {**caption_facts(model), "agreement": result.agreement}
+    elif is_detector(outputs):
+        program = run_program(result.path.name, outputs, (*size, channels), labels, tflite=tflite)
+        task = {**detector_facts(model), "agreement": result.agreement}
+    else:
+        program = (_TFLITE_PROGRAM if tflite else _SAVED_MODEL_PROGRAM).format(
+            name=result.path.name,
+            mode="L" if channels == 1 else "RGB",
+            width=width,
+            height=height,
+            channels=channels,
+            output="class_map" if "class_map" in outputs else min(outputs),
+        )
+        task = {}
+    with portable_operators():  # Sparse products are not counted.
+        cost = gflops(model, (height, width))
     return {
         **metadata.to_json(),
         "file": result.path.name,
         "precision": result.precision,
         "parameters": model.count_params(),
-        "gflops": round(gflops(model, (height, width)), 4),
+        "gflops": round(cost, 4),
         "input": {"image": {"dtype": "uint8", "shape": [1, height, width, channels], "range": "0..255"}},
         "outputs": {name: {"dtype": str(v.dtype), "shape": list(v.shape)} for name, v in sorted(outputs.items())},
         "file_size": result.size_bytes,
@@ -84,14 +118,8 @@ def build_card(
         "metrics": dict(metrics or {}),
         "reference": reference,
         "versions": {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__},
-        "program": program.format(
-            name=result.path.name,
-            mode="L" if channels == 1 else "RGB",
-            width=width,
-            height=height,
-            channels=channels,
-            output="class_map" if "class_map" in outputs else min(outputs),
-        ),
+        "program": program,
+        **task,
     }
 
 
@@ -136,10 +164,12 @@ def card_markdown(card: dict[str, Any]) -> str:
         **{f"latency, {t} thread{'s' * (t != '1')}": f"{ms:.3g} ms" for t, ms in card["latency_ms"].items()},
         **{name: f"{value:.4g}" for name, value in card["metrics"].items()},
     }
+    difference, agreement = _WORDS.get(card.get("task"), _WORDS[None])
     if card["max_difference"] is not None:
-        rows["largest difference to the model"] = f"{card['max_difference']:.2e}"
+        rows[f"largest difference to {difference}"] = f"{card['max_difference']:.2e}"
     if card["label_agreement"] is not None:
-        rows["pixels with the model's label"] = f"{100 * card['label_agreement']:.2f} %"
+        rows[agreement] = f"{100 * card['label_agreement']:.2f} %"
+    rows |= _caption_rows(card) if card.get("task") == "captioning" else _detector_rows(card)
     lines = [f"# {card['file']}", ""]
     if card["system"]:
         lines += [f"System: {card['system']}.", ""]
@@ -150,7 +180,14 @@ def card_markdown(card: dict[str, Any]) -> str:
     for name, value in {**card["input"], **card["outputs"]}.items():
         lines.append(f"| {name} | {value['dtype']} | {tuple(value['shape'])} |")
     lines += ["", "## Run it", "", "```python", card["program"].rstrip(), "```", ""]
-    if card["classes"]:
+    if card["classes"] and card.get("task") == "captioning":
+        lines += [
+            "## Words",
+            "",
+            f"{len(card['classes']):,}, in the order of their ids: key `classes` of the JSON card.",
+        ]
+        lines += ["Ids 0 to 3 are padding, start, end and any word that is not in the list.", ""]
+    elif card["classes"]:
         lines += ["## Labels", "", "| label | class | colour |", "|---|---|---|"]
         colors = card["colors"] or [""] * len(card["classes"])
         for label, (name, color) in enumerate(zip(card["classes"], colors, strict=False)):
@@ -160,6 +197,27 @@ def card_markdown(card: dict[str, Any]) -> str:
         lines += ["## Operators", "", ", ".join(f"{n} x{c}" for n, c in card["operators"].items()), ""]
     lines += ["Measured on the machine that exported the file. " + _versions(card), ""]
     return "\n".join(lines)
+
+
+def _caption_rows(card: dict[str, Any]) -> dict[str, str]:
+    agreement = card.get("agreement") or {}
+    rows = {"sentences equal to the model's": "{equal} of {pictures}".format(**agreement)} if agreement else {}
+    if "beam_size" in card:
+        rows["words that it knows"] = f"{card['vocabulary_size']:,}"
+        rows["hypotheses of the search"] = f"{card['beam_size']}"
+        rows["words a sentence, at most"] = f"{card['max_words']}"
+    return rows
+
+
+def _detector_rows(card: dict[str, Any]) -> dict[str, str]:
+    agreement = card.get("agreement") or {}
+    rows = {"detections compared": f"{agreement['detections']}"} if agreement else {}
+    if agreement.get("detections"):
+        rows["mean overlap with the model's boxes"] = f"{agreement['mean_iou']:.4f}"
+    if "max_detections" in card:
+        rows["detections a picture, at most"] = f"{card['max_detections']}"
+        rows["lowest score reported"] = f"{card['score_threshold']:g}"
+    return rows
 
 
 def _latencies(runnable: Path, batch_shape: tuple[int, ...]) -> dict[str, float]:

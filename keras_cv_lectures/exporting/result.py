@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_cv_lectures.errors import ModelError
+from keras_cv_lectures.exporting.agreement import DetectionComparison, Outputs, compare_detections
+from keras_cv_lectures.exporting.caption_agreement import CaptionComparison, compare_captions
 from keras_cv_lectures.runners import Runner, load_runner
 
 # Largest difference between a float32 export and its model, absolute where logits are below 1.
@@ -25,9 +29,13 @@ class ExportResult:
         precision: "float32", "float16" or "int8".
         operators: TensorFlow Lite operators and their counts; empty for a SavedModel.
         size_bytes: of the file, or of all files of the folder.
-        max_difference: largest absolute difference of a float output to the model's; None where not compared.
-        label_agreement: share of pixels with the model's label, 0..1; None without a class map.
+        max_difference: largest absolute difference of a float output to the model's, of a detector's scores, of a
+            captioner's log probabilities and attention; None where not compared.
+        label_agreement: share of pixels with the model's label, 0..1, of detections that the model has, too, or of a
+            captioner's tokens; None without any of these.
         card_path: the model card (JSON).
+        agreement: of a detector the numbers of `DetectionComparison`, of a captioner those of `CaptionComparison`;
+            None for others and where not compared.
     """
 
     path: Path
@@ -37,6 +45,7 @@ class ExportResult:
     max_difference: float | None
     label_agreement: float | None
     card_path: Path
+    agreement: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,17 +67,36 @@ class Comparison:
             )
 
 
-def compare(model: keras.Model, exported: Runner, pictures: Iterable[np.ndarray]) -> Comparison:
+AnyComparison = Comparison | DetectionComparison | CaptionComparison
+
+
+def compare(model: keras.Model, exported: Runner, pictures: Iterable[np.ndarray]) -> AnyComparison:
     """Runs model and export on the same (B, H, W, C) uint8 batches.
 
     The float output that is compared is `logits` where there is one, else all of them: probabilities add nothing.
+    Detections are compared by partners, see `compare_detections`; sentences word by word, see `compare_captions`.
     """
-    reference = load_runner(model)
-    difference, scale, equal, pixels = 0.0, 0.0, 0, 0
+    pairs = _answers(load_runner(model), exported, pictures)
+    first = next(pairs, None)
+    if first is None:
+        return Comparison(0.0, 0.0, None)
+    pairs = itertools.chain([first], pairs)
+    if is_detector(first[0]):
+        return compare_detections(pairs)
+    return compare_captions(pairs) if is_captioner(first[0]) else _compare_arrays(pairs)
+
+
+def _answers(reference: Runner, exported: Runner, pictures: Iterable[np.ndarray]) -> Iterator[tuple[Outputs, Outputs]]:
     for batch in pictures:
         expected, found = reference(batch), exported(batch)
         if sorted(expected) != sorted(found):
             raise ModelError(f"The export has the outputs {sorted(found)}, the model {sorted(expected)}.")
+        yield expected, found
+
+
+def _compare_arrays(pairs: Iterable[tuple[Outputs, Outputs]]) -> Comparison:
+    difference, scale, equal, pixels = 0.0, 0.0, 0, 0
+    for expected, found in pairs:
         for name in ["logits"] if "logits" in expected else expected:
             if np.issubdtype(expected[name].dtype, np.floating):
                 # np.maximum keeps a NaN, max() would lose it.
@@ -78,6 +106,25 @@ def compare(model: keras.Model, exported: Runner, pictures: Iterable[np.ndarray]
             equal += int((expected["class_map"] == found["class_map"]).sum())
             pixels += expected["class_map"].size
     return Comparison(difference, scale, equal / pixels if pixels else None)
+
+
+def facts(comparison: AnyComparison | None) -> dict[str, Any]:
+    """The fields of `ExportResult` that a comparison gives; None for an export that was not compared."""
+    return {
+        "max_difference": comparison and comparison.max_difference,
+        "label_agreement": comparison and comparison.label_agreement,
+        "agreement": None if comparison is None or isinstance(comparison, Comparison) else comparison.to_json(),
+    }
+
+
+def is_detector(outputs: Iterable[str]) -> bool:
+    """Whether outputs of these names are detections."""
+    return "boxes" in outputs
+
+
+def is_captioner(outputs: Iterable[str]) -> bool:
+    """Whether outputs of these names are sentences."""
+    return "tokens" in outputs
 
 
 def folder_size(path: Path) -> int:

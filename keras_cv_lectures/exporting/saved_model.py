@@ -14,13 +14,16 @@ import numpy as np
 import tensorflow as tf
 
 from keras_cv_lectures.errors import ModelError
+from keras_cv_lectures.exporting.captioner import captioner_in_float32, check_vocabulary
 from keras_cv_lectures.exporting.card import build_card, write_card
-from keras_cv_lectures.exporting.result import ExportResult, compare, folder_size
-from keras_cv_lectures.exporting.rewrite import in_float32
+from keras_cv_lectures.exporting.detector_files import with_labels
+from keras_cv_lectures.exporting.result import ExportResult, compare, facts, folder_size, is_captioner
+from keras_cv_lectures.exporting.rewrite import folded, in_float32
 from keras_cv_lectures.files import atomic_path
+from keras_cv_lectures.language import Captioner
 from keras_cv_lectures.metadata import CARD_FILE, Metadata
 from keras_cv_lectures.runners import SIGNATURE, load_runner
-from keras_cv_lectures.serving import freeze
+from keras_cv_lectures.serving import freeze, refuse_changes, serving_function
 
 MARKDOWN_FILE = "MODEL_CARD.md"
 # What TensorFlow raises instead of an OSError when it cannot write.
@@ -35,12 +38,14 @@ def export_saved_model(
     metadata: Metadata | None = None,
     metrics: dict[str, float] | None = None,
     verify: bool = True,
+    constant_weights: bool = True,
 ) -> ExportResult:
     """Writes a SavedModel folder: uint8 pictures in, the serving outputs out.
 
-    The signatures `serving_default` and `serve` (the same function) take `image` (any B, H, W, C) uint8 and return the
-    outputs of `serving_outputs`: for segmentation `logits`, `probabilities` and `class_map`. The weights are constants
-    of the graph, so that TensorFlow folds batch normalisation when it loads the folder. A model card
+    The signatures `serving_default` and `serve` (the same function; of a captioner also `caption`) take `image` (any B,
+    H, W, C) uint8 and return the outputs of `serving_outputs`: for segmentation `logits`, `probabilities` and
+    `class_map`, for a detector those of `detection.Detector`, for a captioner those of `language.Captioner`. The
+    weights are constants of the graph, which TensorFlow arranges once for the processor. A model card
     (`model_card.json`, `MODEL_CARD.md`) lies inside.
 
     Args:
@@ -50,58 +55,80 @@ def export_saved_model(
         metadata: labels and training size, for the card.
         metrics: measured quality by name, for the card.
         verify: load the folder, run it on a random picture and compare it with the model.
+        constant_weights: False keeps the weights as variables, batch normalisation folded into them. TensorFlow holds
+            some ten copies of a constant and one of a variable: a network of 100 MB and more then takes a third of
+            the memory, loads in a fraction of the time and runs a little slower.
 
     Raises:
-        ModelError: the outputs differ from the model's by more than 1e-4, or the disk is full. Nothing is left then.
+        ModelError: the outputs differ from the model's by more than 1e-4, a detector finds other objects, or the disk
+            is full. Nothing is left then.
     """
-    path = Path(path)
-    model = in_float32(model)
+    path, metadata = Path(path), metadata or Metadata()
+    if isinstance(model, Captioner):
+        check_vocabulary(model, metadata)
+        model = captioner_in_float32(model)
+    else:
+        model = in_float32(model)
     shape = picture_shape(model, input_shape)
     with writing(path) as target:
-        write_serving_graph(model, target, (None, *shape))
+        write_serving_graph(model, target, (None, *shape), constant_weights=constant_weights)
         sample = random_picture(shape)
-        difference = None
-        if verify:
-            found = compare(model, load_runner(target), [sample])
-            difference = found.max_difference
-            found.require_equal(path)
+        comparison = compare(model, load_runner(target), [sample]) if verify else None
+        if comparison:
+            comparison.require_equal(path)
         size = folder_size(target)
         result = ExportResult(
             path=path,
             precision="float32",
             operators={},
             size_bytes=size,
-            max_difference=difference,
-            label_agreement=found.label_agreement if verify else None,
             card_path=path / CARD_FILE,
+            **facts(comparison),
         )
-        card = build_card(model, result, sample.shape, metadata or Metadata(), metrics)
+        metadata = with_labels(metadata, model)
+        card = build_card(model, result, sample.shape, metadata, metrics, open_size=None in shape)
         write_card(card, target / CARD_FILE, target / MARKDOWN_FILE)
     return result
 
 
-def write_serving_graph(model: keras.Model, path: Path, batch_shape: tuple[int | None, ...]) -> None:
-    """Writes a SavedModel of the serving function with constant weights, for pictures of `batch_shape` uint8."""
-    frozen = freeze(model, batch_shape, dtype="uint8")
-    names = frozen.output_names
+def write_serving_graph(
+    model: keras.Model, path: Path, batch_shape: tuple[int | None, ...], *, constant_weights: bool = True
+) -> list[str]:
+    """Writes a SavedModel of the serving function for pictures of `batch_shape` uint8.
 
-    def serve(image):
-        return dict(zip(names, frozen(image), strict=True))
-
+    Returns:
+        The names of its outputs.
+    """
     module = tf.Module()
+    if constant_weights:
+        # Loading resolves the frozen function through the module; without the attribute it would be lost.
+        module.frozen = frozen = freeze(model, batch_shape, dtype="uint8")
+
+        def serve(image):
+            return dict(zip(frozen.output_names, frozen(image), strict=True))
+    else:
+        model = folded(model)
+        serve = serving_function(model)
+        # As are variables.
+        module.weights = [variable.value for variable in model.variables]
     module.serve = tf.function(
         serve, input_signature=[tf.TensorSpec(batch_shape, "uint8", name="image")], autograph=False
     )
-    # Loading resolves the frozen function through the module; without the attribute it would be lost.
-    module.frozen = frozen
     signature = module.serve.get_concrete_function()
+    refuse_changes(signature, model.name)
+    names = sorted(signature.structured_outputs)
     logger = tf.get_logger()
     level = logger.level
     logger.setLevel("ERROR")  # "Assets written to ..." names a temporary folder.
     try:
-        tf.saved_model.save(module, str(path), signatures={SIGNATURE: signature, "serve": signature})
+        # What is served is not trained: gradients of our own would be saved, too, and those that refer to values of
+        # the graph cannot be.
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        keys = (SIGNATURE, "serve", *(["caption"] if is_captioner(names) else []))
+        tf.saved_model.save(module, str(path), signatures=dict.fromkeys(keys, signature), options=options)
     finally:
         logger.setLevel(level)
+    return names
 
 
 def picture_shape(model: keras.Model, input_shape: tuple[int, ...] | None) -> tuple[int | None, int | None, int]:

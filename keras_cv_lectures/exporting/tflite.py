@@ -7,8 +7,9 @@ import itertools
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -16,8 +17,19 @@ import tensorflow as tf
 
 from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.exporting.audit import check_operators, explain_conversion_error
+from keras_cv_lectures.exporting.captioner import (
+    MAP,
+    ORDER,
+    SIGNATURES,
+    captioner_in_float32,
+    check_vocabulary,
+    write_decoder_graphs,
+)
 from keras_cv_lectures.exporting.card import build_card, write_card
-from keras_cv_lectures.exporting.result import ExportResult, compare
+from keras_cv_lectures.exporting.detector_files import PROGRAM_SUFFIX, labels_file, with_labels
+from keras_cv_lectures.exporting.join import in_sequence
+from keras_cv_lectures.exporting.quantize import quantize, quantize_networks
+from keras_cv_lectures.exporting.result import ExportResult, compare, facts, is_captioner, is_detector
 from keras_cv_lectures.exporting.rewrite import for_export, in_float32
 from keras_cv_lectures.exporting.saved_model import (
     picture_shape,
@@ -26,6 +38,9 @@ from keras_cv_lectures.exporting.saved_model import (
     write_serving_graph,
     writing,
 )
+from keras_cv_lectures.files import write_text
+from keras_cv_lectures.language import Captioner
+from keras_cv_lectures.layers.portable import portable_operators
 from keras_cv_lectures.metadata import Metadata
 from keras_cv_lectures.runners import SIGNATURE, load_runner
 
@@ -35,8 +50,6 @@ MIN_EXAMPLES = 100
 # More change the ranges hardly at all and cost time and memory.
 MAX_EXAMPLES = 300
 _COMPARED = 8
-# In 8 bits a probability would be a multiple of 1/256.
-_KEPT_FLOAT = ("SOFTMAX", "LOGISTIC")
 
 
 def export_tflite(
@@ -55,13 +68,21 @@ def export_tflite(
 
     The signature `serving_default` takes `image` (1, H, W, C) uint8 and returns the outputs of `serving_outputs`: for
     segmentation `logits` and `probabilities` (1, H, W, K) float32 and `class_map` (1, H, W) int32, whatever the
-    precision. Transposed convolutions become convolution + depth-to-space. A model card lies beside the file
-    (`NAME.json`, `NAME.md`).
+    precision; for a detector the outputs of `detection.Detector`, boxes in pixels of this picture. Transposed
+    convolutions become convolution + depth-to-space. A model card lies beside the file (`NAME.json`, `NAME.md`), and
+    beside a detector or captioner its class names or words (`NAME.txt`, the number of the line is the id) and a program
+    that runs it on a picture file (`NAME_run.py`).
+
+    A captioner's file has more signatures: `beam` (the same as `serving_default`) and `greedy`, from picture to
+    sentence; `encode`, from picture to what a step needs (`annotations`, `projected`, `hidden`, `cell`; the names are
+    the decoder's `memory_names` and `state_names`), and `decode_step`, from that and `tokens` (1, K) int32, the words
+    said last, to `log_probabilities` (1, K, V), the next state and `attention` (1, K, L). K is the model's `beam_size`.
 
     Args:
         path: file to write, ending in `.tflite`; an older one is replaced only when the new one has passed.
         precision: "float32"; "float16" (weights in half the space, computed in float32 on a CPU); "int8" (weights,
-            one scale per channel, and activations in 8 bits; softmax and sigmoid in float32).
+            one scale per channel, and activations in 8 bits; softmax and sigmoid in float32; of a detector the networks
+            alone, see `quantize_networks`; of a captioner the encoder, and of the decoder the weights alone).
         representative: uint8 pictures (H, W, C) or batches (B, H, W, C) of the training data at the exported size,
             needed by "int8" to measure the ranges of the activations: at least 100; the first 300 are used, so
             shuffle them. For the other precisions the first few are used for the comparison.
@@ -78,25 +99,43 @@ def export_tflite(
 
     Raises:
         ModelError: an argument does not fit; an operator has no builtin (the message names operator and layer); a
-            float32 file disagrees with the model by more than 1e-4; the disk is full. Nothing is left in these cases.
+            float32 file disagrees with the model by more than 1e-4, or finds other objects or words; the disk is full.
+            Nothing is left in these cases.
     """
     path = Path(path)
     if path.suffix != ".tflite":
         raise ModelError(f"`path` must end in .tflite. Received: {path}")
     if precision not in PRECISIONS:
         raise ModelError(f"`precision` must be one of {PRECISIONS}. Received: precision={precision!r}")
-    reference = in_float32(model)
+    metadata = metadata or Metadata()
+    captioner = isinstance(model, Captioner)
+    if captioner:
+        check_vocabulary(model, metadata)
+    reference = captioner_in_float32(model) if captioner else in_float32(model)
     shape = picture_shape(reference, input_shape)
     if None in shape and not dynamic:
         raise ModelError(
             f"`input_shape` is needed because {model.name} takes pictures of any size. Pass input_shape=(height, "
             "width), or dynamic=True to leave height and width open."
         )
+    if dynamic and (captioner or (isinstance(model, keras.Function) and is_detector(_names(model.output)))):
+        kind = "captioner" if captioner else "detector"
+        raise ModelError(
+            f"{model.name} is a {kind}, and the `.tflite` file of a {kind} takes one size. Pass "
+            "input_shape=(height, width) instead of dynamic=True; pictures of other shapes are scaled to fit into it."
+        )
     examples = _examples(representative, shape, precision)
     graph_shape = (1, None, None, shape[2]) if dynamic else (1, *shape)
 
-    with writing(path) as target:
-        target.write_bytes(_convert(for_export(reference), graph_shape, precision, examples, target.parent))
+    metadata = with_labels(metadata, reference)
+
+    with contextlib.ExitStack() as files:
+        target = files.enter_context(writing(path))
+        if captioner:
+            content = _convert_captioner(reference, graph_shape, precision, examples, target.parent)
+        else:
+            content = _convert(for_export(reference), graph_shape, precision, examples, target.parent)
+        target.write_bytes(content)
         found = check_operators(target)
         samples = examples[:_COMPARED] or [random_picture(shape)]
         if dynamic:
@@ -109,25 +148,31 @@ def export_tflite(
             precision=precision,
             operators=found,
             size_bytes=target.stat().st_size,
-            max_difference=comparison.max_difference if comparison else None,
-            label_agreement=comparison.label_agreement if comparison else None,
             card_path=path.with_suffix(".json"),
+            **facts(comparison),
         )
-        card = build_card(reference, result, samples[0].shape, metadata or Metadata(), metrics, runnable=target)
-        with writing(path.with_suffix(".json")) as json_target, writing(path.with_suffix(".md")) as markdown_target:
-            write_card(card, json_target, markdown_target)
+        card = build_card(reference, result, samples[0].shape, metadata, metrics, runnable=target, open_size=dynamic)
+        json_target, markdown_target = (files.enter_context(writing(path.with_suffix(s))) for s in (".json", ".md"))
+        write_card(card, json_target, markdown_target)
+        if is_detector(card["outputs"]) or is_captioner(card["outputs"]):
+            write_text(files.enter_context(writing(path.with_name(path.stem + PROGRAM_SUFFIX))), card["program"])
+            if metadata.classes:
+                write_text(files.enter_context(writing(labels_file(path))), "\n".join([*metadata.classes, ""]))
     return result
+
+
+def _names(outputs: Any) -> Iterable[str]:
+    return outputs if isinstance(outputs, Mapping) else ()
 
 
 def _convert(
     model: keras.Model, shape: tuple[int | None, ...], precision: str, examples: list[np.ndarray], folder: Path
 ) -> bytes:
-    from tensorflow.lite.python.convert import mlir_quantize
-
     # Through a SavedModel of constants: a concrete function with variables converts into a file that reads
     # uninitialised memory, without an error.
     with scratch_folder(folder) as scratch:
-        write_serving_graph(model, scratch / "model", shape)
+        with portable_operators():
+            outputs = write_serving_graph(model, scratch / "model", shape)
         converter = tf.lite.TFLiteConverter.from_saved_model(str(scratch / "model"), signature_keys=[SIGNATURE])
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         if precision == "float16":
@@ -141,10 +186,35 @@ def _convert(
         try:
             with _quiet():
                 content = converter.convert()
-                return mlir_quantize(content, denylisted_ops=list(_KEPT_FLOAT)) if precision == "int8" else content
+                if precision != "int8":
+                    return content
+                return (quantize_networks if is_detector(outputs) else quantize)(content)
         # The converter's own error type is private.
         except Exception as error:
             raise explain_conversion_error(error, model) from error
+
+
+def _convert_captioner(
+    model: Captioner, shape: tuple[int, ...], precision: str, examples: list[np.ndarray], folder: Path
+) -> bytes:
+    """The searches and the step of a captioner behind its encoder."""
+    encoder = _convert(for_export(model.encoder), shape, precision, examples, folder)
+    with scratch_folder(folder) as scratch:
+        write_decoder_graphs(model, scratch / "model", tuple(model.encoder.compute_output_shape(shape)[1:]))
+        converter = tf.lite.TFLiteConverter.from_saved_model(str(scratch / "model"), signature_keys=list(SIGNATURES))
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        if precision != "float32":
+            # Of "int8" the words' weights alone: states and scores stay in float32, or sentences would change.
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if precision == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        try:
+            with _quiet():
+                decoder = converter.convert()
+        # The converter's own error type is private.
+        except Exception as error:
+            raise explain_conversion_error(error, model) from error
+    return in_sequence(encoder, decoder, MAP, ORDER, same={SIGNATURE: "beam"})
 
 
 @contextlib.contextmanager

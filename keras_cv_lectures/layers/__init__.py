@@ -5,12 +5,17 @@ All take and give channels-last tensors (B, H, W, C), survive `.keras` saving in
 """
 
 from keras_cv_lectures.layers.atrous import AtrousConv2D
+from keras_cv_lectures.layers.attention import HardAttention, SoftAttention
 from keras_cv_lectures.layers.blocks import conv_norm_relu, normalize
 from keras_cv_lectures.layers.corners import ResizeCornersLike
 from keras_cv_lectures.layers.crf import MeanFieldCRF
-from keras_cv_lectures.layers.normalization import SyncBatchNormalization
+from keras_cv_lectures.layers.detection import Detections, FitPicture, Proposals, PyramidAnchors, RestoreScale
+from keras_cv_lectures.layers.map_dense import MapDense
+from keras_cv_lectures.layers.normalization import LocalResponseNormalization, SyncBatchNormalization
+from keras_cv_lectures.layers.portable import portable_operators, wants_portable_operators
 from keras_cv_lectures.layers.preprocessing import ImageNormalization
-from keras_cv_lectures.layers.resizing import CropLike, PadToMultiple, ResizeLike, UpsampleTwice
+from keras_cv_lectures.layers.resizing import CropLike, PadToAtLeast, PadToMultiple, ResizeLike, UpsampleTwice
+from keras_cv_lectures.layers.roi import MultiLevelRoIAlign, RoIAlign, RoIPool, RoIWarp, roi_levels
 from keras_cv_lectures.layers.subpixel import SubPixelConv2DTranspose
 from keras_cv_lectures.layers.unpooling import MaxPoolWithArgmax, MaxUnpool, flat_argmax, window_argmax
 from keras_cv_lectures.layers.upsampling import (
@@ -29,13 +34,27 @@ __all__ = [
     "Bilinear",
     "BilinearConv2DTranspose",
     "CropLike",
+    "Detections",
+    "FitPicture",
+    "HardAttention",
     "ImageNormalization",
+    "LocalResponseNormalization",
+    "MapDense",
     "MaxPoolWithArgmax",
     "MaxUnpool",
     "MeanFieldCRF",
+    "MultiLevelRoIAlign",
+    "PadToAtLeast",
     "PadToMultiple",
+    "Proposals",
+    "PyramidAnchors",
     "ResizeCornersLike",
     "ResizeLike",
+    "RestoreScale",
+    "RoIAlign",
+    "RoIPool",
+    "RoIWarp",
+    "SoftAttention",
     "SubPixelConv2DTranspose",
     "SyncBatchNormalization",
     "Upsample",
@@ -46,5 +65,8 @@ __all__ = [
     "flat_argmax",
     "interpolation_matrix",
     "normalize",
+    "portable_operators",
+    "roi_levels",
+    "wants_portable_operators",
     "window_argmax",
 ]

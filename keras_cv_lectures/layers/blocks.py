@@ -41,8 +41,9 @@ def conv_norm_relu(
     dilation_rate: int = 1,
     use_bias: bool | None = None,
     relu: bool = True,
+    norm_name: str | None = None,
 ):
-    """Convolution, normalisation, ReLU: layers `name`, `name_norm` and `name_relu`.
+    """Convolution, normalisation, ReLU: layers `name`, `norm_name` (or `name_norm`) and `name_relu`.
 
     Args:
         use_bias: of the convolution. None: only where no normalisation follows, because a bias before batch
@@ -59,5 +60,5 @@ def conv_norm_relu(
         kernel_initializer="he_normal",
         name=name,
     )(x)
-    x = normalize(x, normalization, name=f"{name}_norm")
+    x = normalize(x, normalization, name=norm_name or f"{name}_norm")
     return keras.layers.ReLU(name=f"{name}_relu")(x) if relu else x

@@ -18,6 +18,23 @@ def _is_static(*values) -> bool:
     return all(isinstance(value, int) for value in values)
 
 
+def _at_least(value, least: int):
+    return max(value, least) if _is_static(value) else ops.maximum(value, least)
+
+
+def _zeros_behind(x, bottom, right):
+    """(B, H, W, C) with rows and columns of zeros at the end; their numbers may be tensors."""
+    if _is_static(bottom, right):
+        return ops.pad(x, [[0, 0], [0, bottom], [0, right], [0, 0]]) if bottom or right else x
+    # keras.ops.pad takes only numbers known at build time; sizes are unknown at build time on TensorFlow alone.
+    import tensorflow as tf
+
+    height, width = _size(x)
+    padded = tf.pad(x, [[0, 0], [0, bottom], [0, right], [0, 0]])
+    # The exported graph would forget the number of channels, and TFLite then has no convolution for it.
+    return tf.reshape(padded, [-1, height + bottom, width + right, x.shape[-1]])
+
+
 @keras.saving.register_keras_serializable("keras_cv_lectures")
 class PadToMultiple(keras.layers.Layer):
     """Pads height and width at the bottom and the right with zeros up to a multiple of `multiple`.
@@ -37,15 +54,7 @@ class PadToMultiple(keras.layers.Layer):
 
     def call(self, x):
         height, width = _size(x)
-        bottom, right = -height % self.multiple, -width % self.multiple
-        if _is_static(bottom, right):
-            return ops.pad(x, [[0, 0], [0, bottom], [0, right], [0, 0]]) if bottom or right else x
-        # keras.ops.pad takes only numbers known at build time; sizes are unknown at build time on TensorFlow alone.
-        import tensorflow as tf
-
-        padded = tf.pad(x, [[0, 0], [0, bottom], [0, right], [0, 0]])
-        # The exported graph would forget the number of channels, and TFLite then has no convolution for it.
-        return tf.reshape(padded, [-1, height + bottom, width + right, x.shape[-1]])
+        return _zeros_behind(x, -height % self.multiple, -width % self.multiple)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         batch, height, width, channels = input_shape
@@ -56,6 +65,30 @@ class PadToMultiple(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "multiple": self.multiple}
+
+
+@keras.saving.register_keras_serializable("keras_cv_lectures")
+class PadToAtLeast(keras.layers.Layer):
+    """Pads height and width at the bottom and the right with zeros to at least `size` pixels.
+
+    Input shape: (B, H, W, C). Output shape: (B, max(H, size), max(W, size), C).
+    """
+
+    def __init__(self, size: int, **kwargs):
+        super().__init__(**kwargs)
+        if size < 1:
+            raise ValueError(f"`size` must be a positive integer. Received: size={size}")
+        self.size = size
+
+    def call(self, x):
+        return _zeros_behind(x, *(_at_least(self.size - side, 0) for side in _size(x)))
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        batch, height, width, channels = input_shape
+        return batch, height and max(height, self.size), width and max(width, self.size), channels
+
+    def get_config(self):
+        return {**super().get_config(), "size": self.size}
 
 
 @keras.saving.register_keras_serializable("keras_cv_lectures")

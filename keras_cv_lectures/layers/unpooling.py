@@ -277,13 +277,14 @@ def _entries(x, height, width, pool_size: int, strides: int) -> list:
     """The pool_size^2 entries of every window, row by row, each (B, height, width, C).
 
     x: (B, (height + reach) * strides, (width + reach) * strides, C). Cutting a reshaped map copies long runs of memory;
-    the strided slices `x[:, i::2, j::2]` are eight times slower on a CPU.
+    the strided slices `x[:, i::2, j::2]` are eight times slower on a CPU. So is, in TensorFlow Lite, a slice that drops
+    its axis, as `blocks[:, row]` does.
     """
     reach, channels = _reach(pool_size, strides), x.shape[3]
     blocks = ops.reshape(x, (-1, strides, width + reach, strides * channels))
     phases = {
         (row, column): ops.reshape(
-            blocks[:, row, :, column * channels : (column + 1) * channels],
+            blocks[:, row : row + 1, :, column * channels : (column + 1) * channels],
             (-1, height + reach, width + reach, channels),
         )
         for row in range(strides)

@@ -18,6 +18,7 @@ from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.postprocessing.segmentation import resize_probabilities
 from keras_cv_lectures.predicting.pictures import read_picture, resize_picture
 from keras_cv_lectures.predicting.predictor import predict
+from keras_cv_lectures.predicting.result import SegmentationResult
 from keras_cv_lectures.predicting.tiled import as_runner
 from keras_cv_lectures.runners import Runner
 
@@ -57,7 +58,7 @@ def predict_averaged(
         (H, W, K) float32 at the picture's own size.
 
     Raises:
-        ModelError: for an unknown option, or scales for a model of one size.
+        ModelError: for an unknown option, scales for a model of one size, or a model that is no segmentation.
         DataError: as `predict`.
 
     Differs from the paper: Ronneberger et al. (2015) average seven rotated versions and do not say which. DeepLab's
@@ -77,8 +78,14 @@ def predict_averaged(
     for scale in scales:
         seen_by, resized = _at_scale(runner, picture, scale, tiled=settings.get("tile") is not None)
         for version, undo in _versions(resized, rotations, flips):
-            found = predict(seen_by, np.ascontiguousarray(version), **settings).probabilities
-            total = total + resize_probabilities(np.ascontiguousarray(undo(found)), picture.shape[:2])
+            found = predict(seen_by, np.ascontiguousarray(version), **settings)
+            if not isinstance(found, SegmentationResult):
+                raise ModelError(
+                    "Only a segmentation can be averaged over versions of a picture; boxes and sentences have no mean. "
+                    "Use predict(model, image)."
+                )
+            answer = np.ascontiguousarray(undo(found.probabilities))
+            total = total + resize_probabilities(answer, picture.shape[:2])
             count += 1
     return (total / count).astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""`predict`: one picture or many, one answer for every pixel of each."""
+"""`predict`: one picture or many; of each the class of every pixel, the objects in it, or a sentence about it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ import numpy as np
 from keras_cv_lectures.data.labels import default_colors
 from keras_cv_lectures.errors import DataError, ModelError
 from keras_cv_lectures.postprocessing.segmentation import class_map_at, resize_probabilities
+from keras_cv_lectures.predicting.caption_result import CaptionResult
+from keras_cv_lectures.predicting.captioning import caption
+from keras_cv_lectures.predicting.detecting import detect
+from keras_cv_lectures.predicting.detection_result import DetectionResult
+from keras_cv_lectures.predicting.kinds import is_captioner, is_detector, note_outputs
 from keras_cv_lectures.predicting.pictures import picture_files, read_picture, resize_picture, with_channels
 from keras_cv_lectures.predicting.result import SegmentationResult
 from keras_cv_lectures.predicting.tiled import (
@@ -29,6 +34,7 @@ from keras_cv_lectures.predicting.tiled import (
 from keras_cv_lectures.runners import Runner
 
 Colors = Sequence[tuple[int, int, int]]
+Result = SegmentationResult | DetectionResult | CaptionResult
 # Probabilities of a tiled picture are kept up to this size, and made again when asked for above it.
 _KEPT_BYTES = 64 * 2**20
 
@@ -43,10 +49,10 @@ def predict(
     batch_size: int = 1,
     classes: Sequence[str] | None = None,
     colors: Colors | None = None,
-) -> SegmentationResult | Iterator[SegmentationResult]:
-    """Segments pictures; every answer is at its picture's own size.
+) -> Result | Iterator[Result]:
+    """Segments pictures, finds the objects in them or describes them; every answer is in its picture's own pixels.
 
-    The network sees each picture as it did in training, and alike from every kind of file:
+    A segmentation network sees each picture as it did in training, and alike from every kind of file:
 
     * where the training size is known (beside the file, or because the file takes one size only), the picture is
       resized to it (bilinear, antialiased), and the probabilities are resized back before the decision;
@@ -56,6 +62,9 @@ def predict(
     * a network of valid convolutions, whose answer is smaller than what it sees, always gets overlapping windows with
       mirrored borders, so that its answer covers the whole picture.
 
+    A detector resizes by itself and sees each picture as it is; a file that takes one size only sees it scaled to fit,
+    aspect kept, at the top left. A captioner sees each picture at the size that it was trained at or takes.
+
     Args:
         model: a `keras.Model`, a runner, or the path of a `.keras` file, run folder, SavedModel or `.tflite`.
         image: a picture: path, (H, W, C) or (H, W) array with values in 0..255 (uint8 or numbers, which are rounded),
@@ -64,18 +73,20 @@ def predict(
         tile: None, "auto", or the side or (height, width) in pixels of the windows.
         margin: see `predict_tiled`.
         stride: see `predict_tiled`.
-        batch_size: pictures (of several, where they have one training size) or windows that the network sees at once.
-        classes: names in label order; None takes those beside the file, or "class 0", "class 1", ...
-        colors: one (red, green, blue) in 0..255 for each class; None takes those beside the file, or Pascal VOC's.
+        batch_size: pictures (of several, where the network sees all at one size) or windows that it sees at once.
+        classes: names in label order; None takes those beside the file, or "class 0", "class 1", ...; of a detector
+            without background; of a captioner its vocabulary, which must be known.
+        colors: one (red, green, blue) in 0..255 for each class; None takes those beside the file, or chooses.
 
     Returns:
-        A `SegmentationResult` for one picture; for several an iterator of them, which reads and predicts a picture
-        when it is asked for the next.
+        A `SegmentationResult` for one picture, a `DetectionResult` if the model is a detector, or a `CaptionResult` if
+        it is a captioner; for several an iterator of them, which reads and predicts a picture when it is asked for the
+        next.
 
     Raises:
         DataError: a file is no picture; an array has another shape or range (values in 0..1 for example).
-        ModelError: the model cannot be run, is no segmentation, or cannot be tiled as asked; or `classes` and `colors`
-            do not fit it.
+        ModelError: the model cannot be run, is neither segmentation nor detector nor captioner, or cannot be tiled as
+            asked (only a segmentation can); or `classes` and `colors` do not fit it.
 
     Example:
         >>> result = predict("saved_models/unet/run", "street.jpg")
@@ -115,7 +126,12 @@ class _Predictor:
     classes: Sequence[str] | None
     colors: Colors | None
 
-    def results(self, images: Iterable[Any]) -> Iterator[SegmentationResult]:
+    def results(self, images: Iterable[Any]) -> Iterator[Result]:
+        images = iter(images)
+        answers = self._whole_answers(images)
+        if answers is not None:
+            yield from answers
+            return
         size = self._network_size()
         if self._is_tiled():
             for image in images:
@@ -126,7 +142,13 @@ class _Predictor:
         for batch in _batches(images, self.batch_size if size else 1):
             pictures = [read_picture(image) for image in batch]
             seen = [resize_picture(self._adapted(p), size or p.shape[:2]) for p, _ in pictures]
-            answers = segmentation_output(self.runner(np.stack(seen)), "probabilities")
+            outputs = self.runner(np.stack(seen))
+            note_outputs(self.runner, outputs)  # What a file of open size is shows in its first answer only.
+            answers = self._whole_answers(itertools.chain(batch, images))
+            if answers is not None:
+                yield from answers
+                return
+            answers = segmentation_output(outputs, "probabilities", self.runner)
             if misses_border(seen[0].shape[:2], answers.shape[1:3]):
                 raise ModelError(
                     f"{self.runner.path or 'The model'} answers only for the middle of what it sees, and its window "
@@ -134,6 +156,29 @@ class _Predictor:
                 )
             for (picture, name), answer in zip(pictures, answers, strict=True):
                 yield self._result(picture, name, answer)
+
+    def _whole_answers(self, images: Iterable[Any]) -> Iterator[Result] | None:
+        """Answers of a model that has one for the picture as a whole: a detector's or a captioner's; else None."""
+        if is_detector(self.runner):
+            self._refuse_tiles(
+                "A detector is not predicted in tiles, since objects would be cut at their borders.",
+                "for small objects of a large picture, cut it into overlapping pictures",
+            )
+            return detect(self.runner, images, batch_size=self.batch_size, classes=self.classes, colors=self.colors)
+        if is_captioner(self.runner):
+            self._refuse_tiles(
+                "A captioner is not predicted in tiles, since its sentence is about the whole picture.",
+                "for a sentence about a part, cut that part out",
+            )
+            if self.colors is not None:
+                raise ModelError("A captioner's classes are words, which have no colours. Leave out `colors`.")
+            return caption(self.runner, images, batch_size=self.batch_size, classes=self.classes)
+        return None
+
+    def _refuse_tiles(self, reason: str, instead: str) -> None:
+        for name in ("tile", "margin", "stride"):
+            if getattr(self, name) is not None:
+                raise ModelError(f"{reason} Received: {name}={getattr(self, name)!r}. Leave it out; {instead}.")
 
     def _network_size(self) -> tuple[int, int] | None:
         """(height, width) that pictures are resized to."""
@@ -202,8 +247,8 @@ class _Predictor:
         for argument, values in (("classes", classes), ("colors", colors)):
             if len(values) != count:
                 raise ModelError(
-                    f"The model has {count} classes, but `{argument}` has {len(values)} entries. Pass {count}"
-                    + (" (background and foreground)." if channels == 1 else ".")
+                    f"{self.runner.path or 'The model'} has {count} classes, but `{argument}` has {len(values)}"
+                    f" entries. Pass {count}" + (" (background and foreground)." if channels == 1 else ".")
                 )
         return classes, colors
 

@@ -95,7 +95,7 @@ def stream_tiles(
         if len(waiting) == batch_size or count == len(plan):
             # The last batch is filled up, so that the network is prepared for one shape only.
             windows = [window for _, window in waiting] + [waiting[-1][1]] * (batch_size - len(waiting))
-            answers = segmentation_output(runner(np.stack(windows)), output)
+            answers = segmentation_output(runner(np.stack(windows)), output, runner)
             for (done, _), answer in zip(waiting, answers, strict=False):
                 yield done.picture, answer[done.kept]
             waiting = []
@@ -188,16 +188,37 @@ def as_runner(model: keras.Model | Runner | str | os.PathLike) -> Runner:
     return runner
 
 
-def segmentation_output(outputs: dict[str, np.ndarray], name: str) -> np.ndarray:
-    """Output (B, h, w, K) float32 by its name, or a ModelError for what is no segmentation."""
-    value = outputs.get(name)
-    if value is None or value.ndim != 4:
-        found = {key: tuple(np.shape(array)) for key, array in outputs.items()}
+def segmentation_output(outputs: dict[str, np.ndarray], name: str, runner: Runner) -> np.ndarray:
+    """Output (B, h, w, K) float32 of `runner` by its name, or a ModelError for what is no segmentation."""
+    _check_segmentation({key: tuple(np.shape(array)) for key, array in outputs.items()}, name, runner)
+    return outputs[name]
+
+
+def black_answer(runner: Runner, window: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+    """Shapes of the outputs for one black picture of that size, by name; a runner is asked once."""
+    known = runner.facts.setdefault("outputs", {})
+    if window not in known:
+        outputs = runner(np.zeros((1, *window, runner.input_shape[2]), np.uint8))
+        known[window] = {name: tuple(np.shape(value)) for name, value in outputs.items()}
+    return known[window]
+
+
+def _check_segmentation(found: dict[str, tuple[int, ...]], name: str, runner: Runner) -> None:
+    if len(found.get(name, ())) != 4:
+        if "boxes" in found:
+            raise ModelError(
+                "A detector is not predicted in tiles, since objects would be cut at their borders. Use predict(model, "
+                "image) without `tile`; for small objects of a large picture, cut it into overlapping pictures."
+            )
+        if "tokens" in found:
+            raise ModelError(
+                "A captioner is not predicted in tiles, since its sentence is about the whole picture. Use "
+                "predict(model, image) without `tile`."
+            )
         raise ModelError(
-            f"Expected a segmentation model with an output {name!r} (B, H, W, K). Received: {found}. In a Keras model "
-            'name the last layer "logits".'
+            f"{runner.path or 'The model'}: expected a segmentation model with an output {name!r} (B, H, W, K). "
+            f'Received: {found}. In a Keras model name the last layer "logits".'
         )
-    return value
 
 
 def _keras_model(runner: Runner) -> keras.Model | None:
@@ -213,11 +234,9 @@ def _field(runner: Runner) -> ReceptiveField:
 
 def _probed_output(runner: Runner, window: tuple[int, int]) -> tuple[int, int]:
     """Size of the answer to one black window."""
-    known = runner.facts.setdefault("outputs", {})
-    if window not in known:
-        black = np.zeros((1, *window, runner.input_shape[2]), np.uint8)
-        known[window] = segmentation_output(runner(black), "probabilities").shape[1:3]
-    return known[window]
+    shapes = black_answer(runner, window)
+    _check_segmentation(shapes, "probabilities", runner)
+    return shapes["probabilities"][1:3]
 
 
 def _window_wanted(tile: TileSize, fixed: tuple[int, int] | None) -> tuple[int, int] | None:

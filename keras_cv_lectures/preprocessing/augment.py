@@ -1,54 +1,27 @@
 """Joint augmentation: one random map per example, applied to the picture and to everything that is drawn on it.
 
-The map is composed first (resize, scale, flip, crop, shift, rotate, elastic); then each key is warped once: the image
-by bilinear interpolation, masks, weights and instance masks by the nearest pixel, keypoints and boxes by the forward
-map.
+The map is composed first (resize, scale, flip, crop, shift, rotate, elastic; `random_map.py`); then each key is warped
+once: the image by bilinear interpolation, masks, weights and instance masks by the nearest pixel, keypoints and boxes
+by the forward map (`objects.py`).
 All randomness comes from `example["seed"]`, so an example is the same on every machine, worker and order of reading.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import tensorflow as tf
 
 from keras_cv_lectures.geometry import warps
 from keras_cv_lectures.preprocessing.colour import recolour
+from keras_cv_lectures.preprocessing.objects import warp_objects
+from keras_cv_lectures.preprocessing.random_map import RandomMap, check_elastic, draw_numbers, stretched_map
 
 IGNORE = 255
 
-# Each quantity has its own place in the stream of random numbers: add new ones at the end, so that seeds stay valid.
-_DRAWS = (
-    "flip",
-    "flip_vertical",
-    "scale",
-    "rotate",
-    "left",
-    "top",
-    "shift_x",
-    "shift_y",
-    "brightness",
-    "contrast",
-    "saturation",
-    "hue",
-    "grey_value",
-    "gamma",
-    "noise",
-    "warp",
-    "quarter",
-)
-_ELASTIC_STREAM = 1
-
-# Keys with one row per object: what leaves the picture leaves all of them.
-_PER_OBJECT = ("boxes", "labels", "instance_masks", "keypoints", "attributes", "phrases")
-
-# An object's box under rotation or elastic deformation is the box around this many mapped points per edge.
-_POINTS_PER_EDGE = 16
-
-# The steepest elastic deformation taken: sigma over the distance of two grid nodes. Beyond it pictures fold over.
-_STEEPEST = 0.2
+# What a mirrored border would leave without a label.
+_OBJECTS = {"boxes", "instance_masks", "mask_pixels", "keypoints"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -155,22 +128,29 @@ class Augmentation:
         return moved or placed or varies or any(getattr(self, name) for name in colour)
 
 
-def augment(example: dict[str, Any], augmentation: Augmentation, output_size: tuple[int, int]) -> dict[str, tf.Tensor]:
+def augment(
+    example: dict[str, Any], augmentation: Augmentation, output_size: tuple[int, int], *, mask_size: int = 56
+) -> dict[str, tf.Tensor]:
     """The example, augmented and at a fixed size; eager or inside `tf.data`.
 
     Args:
       example: `image` (h, w, C) uint8, or float32 in 0..255, and any of `mask` (h, w) integer, `weights` (h, w)
-        float32, `instance_masks` (N, h, w), `boxes` (N, 4), `labels` (N,), `keypoints` (N, K, 3); other keys pass as
-        they are (captions that say "left" are not rewritten when the picture is flipped).
+        float32, `instance_masks` (N, h, w), `boxes` (N, 4), `labels` (N,), `crowd` (N,), `keypoints` (N, K, 3); other
+        keys pass as they are (captions that say "left" are not rewritten when the picture is flipped).
+        Instance masks may come compact instead: `mask_pixels` (P,) 0/1, the row-major crops one after the other, and
+        `mask_windows` (N, 4) integer, the half-open windows (x1, y1, x2, y2) of pixels that they cover.
         `seed` int32 (2,) is needed when the augmentation is random.
       augmentation: what may happen; `Augmentation.none()` resizes only.
       output_size: (H, W) in pixels.
+      mask_size: side of the square crops that compact masks become, in pixels.
 
     Returns:
       A dict of tensors with the same keys and dtypes: `image` (H, W, C), `mask` and `weights` (H, W), `instance_masks`
       (M, H, W), `boxes` (M, 4) clipped to the picture, `labels` (M,), `keypoints` (M, K, 3) with (0, 0, 0) for those
-      that left the picture. M <= N: objects that became invisible are dropped from all four, and from `attributes`
-      and `phrases`; a plain resize drops none.
+      that left the picture. M <= N: objects that became invisible are dropped from all of them, and from `crowd`,
+      `attributes` and `phrases`; a plain resize drops none.
+      Compact masks come as `masks` (M, mask_size, mask_size) uint8 0/1 over `mask_windows` (M, 4) float32, which are
+      the objects' boxes in the output; they are sampled from the crops directly, so that no (N, H, W) is ever made.
       Pictures that shrink are filtered first (antialias), so that fine texture does not alias.
 
     Raises:
@@ -182,19 +162,13 @@ def augment(example: dict[str, Any], augmentation: Augmentation, output_size: tu
         raise ValueError(
             "seed: expected example['seed'], int32 (2,), for a random augmentation, received none. Add it."
         )
-    steepness = augmentation.elastic * (augmentation.elastic_grid - 1) / min(output_size)
-    if steepness > _STEEPEST:
-        most = math.floor(10 * _STEEPEST * min(output_size) / (augmentation.elastic_grid - 1)) / 10
-        raise ValueError(
-            f"elastic: expected at most {most} pixels for output_size={tuple(output_size)} and elastic_grid="
-            f"{augmentation.elastic_grid}, received {augmentation.elastic}: the picture would fold over. Lower it."
-        )
+    check_elastic(augmentation, output_size)
     example = {key: tf.convert_to_tensor(value) for key, value in example.items()}
     seed = tf.cast(example["seed"], tf.int32) if augmentation.random else tf.zeros([2], tf.int32)
-    draw = dict(zip(_DRAWS, tf.unstack(tf.random.stateless_uniform([len(_DRAWS)], seed, alg="philox")), strict=True))
-    border = "constant" if {"boxes", "instance_masks", "keypoints"} & set(example) else augmentation.fill
+    draw = draw_numbers(seed)
+    border = "constant" if _OBJECTS & set(example) else augmentation.fill
 
-    warp = _compose(augmentation, draw, seed, tf.shape(example["image"])[:2], tuple(output_size))
+    warp = stretched_map(augmentation, draw, seed, tf.shape(example["image"])[:2], tuple(output_size))
     result = dict(example)
     picture = _warp_image(example["image"], warp, border, augmentation.moves)
     result["image"] = recolour(picture, augmentation, draw, seed, example["image"].dtype)
@@ -203,73 +177,17 @@ def augment(example: dict[str, Any], augmentation: Augmentation, output_size: tu
         if key in example:
             result[key] = warps.sample_nearest(example[key], x, y, border=border, fill=fill)
             result[key].set_shape([*example[key].shape[:-2], *warp.size])
-    return _warp_objects(example, result, augmentation, warp)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Warp:
-    """One map: picture -> `forward` -> elastic field undone -> output; `inverse` is the matrix of the way back."""
-
-    forward: tf.Tensor
-    inverse: tf.Tensor
-    coarse: tf.Tensor | None
-    factors: tuple[tf.Tensor, tf.Tensor]  # size of the scaled picture over the picture's own size: (height, width)
-    mirrored: tf.Tensor  # bool: left and right hands are exchanged
-    source_size: tf.Tensor  # (h, w) int32
-    size: tuple[int, int]
-
-    def points(self, points: tf.Tensor) -> tf.Tensor:
-        """Forward map of points (..., 2)."""
-        moved = warps.transform_points(points, self.forward)
-        return moved if self.coarse is None else warps.undo_displacement(self.coarse, moved, self.size)
-
-
-def _compose(
-    augmentation: Augmentation, draw: dict[str, tf.Tensor], seed: tf.Tensor, source: tf.Tensor, size: tuple[int, int]
-) -> _Warp:
-    source_f = tf.cast(source, tf.float32)
-    smallest, largest = augmentation.scale
-    warped = draw["warp"] < augmentation.warp
-    scale = tf.where(warped, smallest * (largest / smallest) ** draw["scale"], 1.0)
-    base = tf.constant(size, tf.float32) if augmentation.resize else source_f
-    # Whole pixels for the scaled picture and its place: a crop without scaling then copies pixels instead of blurring.
-    scaled = tf.maximum(tf.round(base * scale), 1.0)
-    gap = tf.constant(size, tf.float32) - scaled
-    if augmentation.crop:
-        place = tf.sign(gap) * tf.floor(tf.stack([draw["top"], draw["left"]]) * (tf.abs(gap) + 1.0))
-    else:
-        place = tf.floor(gap / 2.0)
-    if augmentation.translate:
-        shift = 2.0 * tf.stack([draw["shift_y"], draw["shift_x"]]) - 1.0
-        place += tf.round(shift * augmentation.translate * tf.constant(size, tf.float32))
-    flips = tf.stack([draw["flip_vertical"] < augmentation.flip_vertical, draw["flip"] < augmentation.flip])
-    factors = scaled / source_f
-    signed = tf.where(flips, -factors, factors)
-    corner = tf.where(flips, place + scaled, place)
-    forward = warps.compose(warps.scaling(signed[1], signed[0]), warps.translation(corner[1], corner[0]))
-    if augmentation.rotate or augmentation.quarter_turns:
-        angle = tf.where(warped, (2.0 * draw["rotate"] - 1.0) * math.radians(augmentation.rotate), 0.0)
-        if augmentation.quarter_turns:
-            angle += tf.floor(4.0 * draw["quarter"]) * (math.pi / 2)
-        forward = warps.compose(forward, warps.about(warps.rotation(angle), size[1] / 2, size[0] / 2))
-    coarse = None
-    if augmentation.elastic:
-        grid = augmentation.elastic_grid
-        stream = tf.random.fold_in(seed, _ELASTIC_STREAM, alg="philox")
-        coarse = tf.random.stateless_normal([grid, grid, 2], stream, stddev=augmentation.elastic, alg="philox")
-        coarse *= tf.cast(warped, tf.float32)
-    return _Warp(
-        forward=forward,
-        inverse=warps.inverse(forward),
-        coarse=coarse,
-        factors=(factors[0], factors[1]),
-        mirrored=tf.not_equal(flips[0], flips[1]),
-        source_size=source,
-        size=size,
+    return warp_objects(
+        example,
+        result,
+        warp,
+        min_visible=augmentation.min_visible,
+        keypoint_flip=augmentation.keypoint_flip,
+        mask_size=mask_size,
     )
 
 
-def _warp_image(image: tf.Tensor, warp: _Warp, border: warps.Border, moves: bool) -> tf.Tensor:
+def _warp_image(image: tf.Tensor, warp: RandomMap, border: warps.Border, moves: bool) -> tf.Tensor:
     """The picture at the output size, float32."""
     channels = image.shape[-1]
     if not moves:
@@ -287,73 +205,6 @@ def _warp_image(image: tf.Tensor, warp: _Warp, border: warps.Border, moves: bool
     x, y = warps.sampling_grid(warps.compose(warp.inverse, warps.scaling(ratio[1], ratio[0])), warp.size, warp.coarse)
     mean = tf.reduce_mean(picture, axis=(0, 1)) if border == "constant" else 0.0
     return tf.ensure_shape(warps.sample_bilinear(picture, x, y, border=border, fill=mean), [*warp.size, channels])
-
-
-def _warp_objects(
-    example: dict[str, tf.Tensor], result: dict[str, tf.Tensor], augmentation: Augmentation, warp: _Warp
-) -> dict[str, tf.Tensor]:
-    """Boxes, labels, instance masks and keypoints; `result` already holds the warped instance masks."""
-    if "keypoints" in example:
-        result["keypoints"] = _warp_keypoints(example["keypoints"], augmentation.keypoint_flip, warp)
-    if "boxes" not in example and "instance_masks" not in example:
-        return result
-    height, width = warp.size
-    exact = not augmentation.rotate and not augmentation.elastic
-    if "boxes" in example:
-        boxes = tf.cast(example["boxes"], tf.float32)
-        mapped = warps.boxes_around(warp.points(warps.box_outlines(boxes, 1 if exact else _POINTS_PER_EDGE)))
-        limits = tf.constant([width, height, width, height], tf.float32)
-        clipped = tf.clip_by_value(mapped, 0.0, limits)
-        visible = tf.math.divide_no_nan(_area(clipped), _area(mapped))
-        uncut = tf.reduce_all(clipped == mapped, axis=-1) & exact
-        final = clipped
-    if "instance_masks" in example:
-        masks = tf.not_equal(result["instance_masks"], 0)
-        before = tf.reduce_sum(tf.cast(example["instance_masks"] != 0, tf.float32), axis=(1, 2))
-        after = tf.reduce_sum(tf.cast(masks, tf.float32), axis=(1, 2))
-        visible = tf.math.divide_no_nan(after, before * warp.factors[0] * warp.factors[1])
-        tight = _boxes_of_masks(masks)
-        # A box that only moved keeps its fractions of a pixel; a cut or turned object gets the box of what is seen.
-        final = tf.where(uncut[:, None], clipped, tight) if "boxes" in example else tight
-    # One pixel, less the rounding of coordinates.
-    broad = tf.reduce_all(final[:, 2:] - final[:, :2] > 0.999, axis=1)
-    keep = (visible >= augmentation.min_visible) & broad
-    if not augmentation.moves:
-        keep = tf.ones_like(keep)
-        final = clipped if "boxes" in example else final
-    if "boxes" in example:
-        result["boxes"] = final
-    for key in _PER_OBJECT:
-        if key in example:
-            result[key] = tf.boolean_mask(result[key], keep)
-    return result
-
-
-def _warp_keypoints(keypoints: tf.Tensor, partners: tuple[int, ...] | None, warp: _Warp) -> tf.Tensor:
-    if partners is not None:
-        count = keypoints.shape[1]
-        _check(count in (None, len(partners)), "keypoint_flip", f"{count} indices, one per keypoint", partners)
-        order = tf.where(warp.mirrored, tf.constant(partners), tf.range(len(partners)))
-        keypoints = tf.gather(keypoints, order, axis=1)
-    moved = warp.points(keypoints[..., :2])
-    seen = warps.inside(moved[..., 0], moved[..., 1], warp.size) & (keypoints[..., 2] > 0)
-    return tf.where(seen[..., None], tf.concat([moved, keypoints[..., 2:]], axis=-1), 0.0)
-
-
-def _boxes_of_masks(masks: tf.Tensor) -> tf.Tensor:
-    """Boxes (N, 4) around masks (N, H, W) bool; zeros for an empty mask."""
-    sides = []
-    for axis in (1, 2):
-        line = tf.cast(tf.reduce_any(masks, axis=axis), tf.int32)
-        first = tf.argmax(line, axis=1, output_type=tf.int32)
-        last = tf.shape(line)[1] - tf.argmax(line[:, ::-1], axis=1, output_type=tf.int32)
-        sides.append((first, tf.where(tf.reduce_any(masks, axis=(1, 2)), last, 0)))
-    (x1, x2), (y1, y2) = sides
-    return tf.cast(tf.stack([x1, y1, x2, y2], axis=1), tf.float32)
-
-
-def _area(boxes: tf.Tensor) -> tf.Tensor:
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
 def _check(condition: bool, name: str, expected: str, received: Any) -> None:

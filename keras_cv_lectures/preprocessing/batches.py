@@ -37,14 +37,7 @@ def training_batches(
             targets keep `output_size`, as in the overlap-tile strategy.
         augmentation, batch_size, channels, drop_remainder: as in `segmentation_batches`.
     """
-    if augmentation is not None and output_size != base_size:
-        augmentation = dataclasses.replace(augmentation, resize=False)
-        if base_size is not None:
-            dataset = dataset.map(
-                lambda example: {**example, **augment(example, Augmentation.none(), base_size)},
-                num_parallel_calls=tf.data.AUTOTUNE,
-                deterministic=True,
-            )
+    dataset, augmentation = at_base_size(dataset, augmentation, output_size, base_size)
     batches = segmentation_batches(
         dataset,
         output_size=output_size,
@@ -57,6 +50,27 @@ def training_batches(
         return batches
     mapped = batches.map(lambda x, y: mirror_context(x, y, context), num_parallel_calls=tf.data.AUTOTUNE)
     return mapped.prefetch(tf.data.AUTOTUNE)
+
+
+def at_base_size(
+    dataset: tf.data.Dataset,
+    augmentation: Augmentation | None,
+    output_size: tuple[int, int] | None,
+    base_size: tuple[int, int] | None,
+) -> tuple[tf.data.Dataset, Augmentation | None]:
+    """Examples and augmentation such that windows of `output_size` are cut from pictures at `base_size`.
+
+    Both come back as they are where the two sizes are one, or nothing is augmented.
+    """
+    if augmentation is None or output_size == base_size:
+        return dataset, augmentation
+    if base_size is not None:
+        dataset = dataset.map(
+            lambda example: {**example, **augment(example, Augmentation.none(), base_size)},
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+    return dataset, dataclasses.replace(augmentation, resize=False)
 
 
 def mirror_context(inputs: tf.Tensor, targets: tf.Tensor, context: Context) -> tuple[tf.Tensor, tf.Tensor]:

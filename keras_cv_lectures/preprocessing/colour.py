@@ -1,4 +1,4 @@
-"""Colour, grey values and noise of one picture, in as few passes as possible."""
+"""Colour, grey values, noise and channels of one picture, in as few passes as possible."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def recolour(
             raise ValueError(f"image: expected 1 or 3 channels for saturation and hue, received {channels} channels.")
         matrix = gain * _chroma(1.0 + between("saturation"), 2.0 * math.pi * between("hue"))
         pixels = tf.matmul(tf.reshape(picture, [-1, 3]), matrix, transpose_b=True) + offset
-        picture = tf.reshape(pixels, picture.shape)
+        picture = tf.reshape(pixels, tf.shape(picture))
     elif augmentation.brightness or augmentation.contrast or augmentation.grey_value:
         picture = picture * gain + offset
     if augmentation.gamma:
@@ -60,6 +60,25 @@ def recolour(
     picture = tf.clip_by_value(picture, 0.0, 255.0)
     # Casting cuts the fraction off, so half a grey level more rounds.
     return picture if dtype.is_floating else tf.cast(picture + 0.5, dtype)
+
+
+def with_channels(image: tf.Tensor, channels: int) -> tf.Tensor:
+    """The picture (h, w, C) with as many channels: 1 from 3 is its brightness (ITU-R 601), any number repeats 1.
+
+    Raises:
+      ValueError: another conversion is asked for.
+    """
+    if image.shape[-1] == channels:
+        return image
+    if image.shape[-1] == 3 and channels == 1:
+        grey = tf.tensordot(tf.cast(image, tf.float32), tf.constant([[0.299], [0.587], [0.114]]), axes=1)
+        return grey if image.dtype.is_floating else tf.cast(grey + 0.5, image.dtype)
+    if image.shape[-1] == 1:
+        return tf.tile(image, [1, 1, channels])
+    raise ValueError(
+        f"channels: expected the {image.shape[-1]} channels of the images, received {channels}; only 3 -> 1 and 1 -> n"
+        " are converted. Read the pictures with that many channels."
+    )
 
 
 def _chroma(saturation: tf.Tensor, angle: tf.Tensor) -> tf.Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_cv_lectures.preprocessing.augment import Augmentation, augment
+from keras_cv_lectures.preprocessing.colour import with_channels
 
 _KEYS = ("image", "mask", "weights", "seed")
 
@@ -57,7 +58,7 @@ def segmentation_batches(
 
     def prepare(example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         example = {key: example[key] for key in _KEYS if key in example}
-        example["image"] = _with_channels(example["image"], channels)
+        example["image"] = with_channels(example["image"], channels)
         if output_size is not None:
             example = augment(example, plan, output_size)
         return to_segmentation(example, target_crop=target_crop)
@@ -77,17 +78,3 @@ def to_segmentation(example: dict[str, Any], *, target_crop: int = 0) -> tuple[t
     if target_crop:
         targets = targets[target_crop:-target_crop, target_crop:-target_crop]
     return image, targets
-
-
-def _with_channels(image: tf.Tensor, channels: int) -> tf.Tensor:
-    if image.shape[-1] == channels:
-        return image
-    if image.shape[-1] == 3 and channels == 1:
-        grey = tf.tensordot(tf.cast(image, tf.float32), tf.constant([[0.299], [0.587], [0.114]]), axes=1)
-        return grey if image.dtype.is_floating else tf.cast(grey + 0.5, image.dtype)
-    if image.shape[-1] == 1:
-        return tf.tile(image, [1, 1, channels])
-    raise ValueError(
-        f"channels: expected the {image.shape[-1]} channels of the images, received {channels}; only 3 -> 1 and 1 -> n"
-        " are converted. Read the pictures with that many channels."
-    )

@@ -1,11 +1,13 @@
 """What happens around a run folder after training: scores, exports with their scores, the report page.
 
 `evaluate_run` scores the best model and keeps the scores in the folder; `export_run` exports it, scores the file and
-notes it there; `refresh_report` writes `report.html` from what the folder holds. Paths that `run.json` and
-`exports.json` keep hold from any working directory.
+notes it there; `refresh_report` writes `report.html` from what the folder holds, with the confusion of a segmentation
+or the average precision of a detector; `data_overview` shows the labelled objects of a data set. Paths that `run.json`
+and `exports.json` keep hold from any working directory.
 """
 
 from keras_cv_lectures.reporting.exports import MIN_CALIBRATION, export_run
+from keras_cv_lectures.reporting.objects import DATA_SHEET, data_overview
 from keras_cv_lectures.reporting.pages import REPORT, SCORES, evaluate_run, refresh_report, report_evaluation
 from keras_cv_lectures.reporting.runs import (
     absolute_spec,
@@ -13,15 +15,18 @@ from keras_cv_lectures.reporting.runs import (
     picture_root,
     record_seconds,
     run_of,
+    training_source,
     validation_source,
 )
 
 __all__ = [
+    "DATA_SHEET",
     "MIN_CALIBRATION",
     "REPORT",
     "SCORES",
     "absolute_spec",
     "count_trained_on",
+    "data_overview",
     "evaluate_run",
     "export_run",
     "picture_root",
@@ -29,5 +34,6 @@ __all__ = [
     "refresh_report",
     "report_evaluation",
     "run_of",
+    "training_source",
     "validation_source",
 ]

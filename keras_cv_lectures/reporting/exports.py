@@ -11,17 +11,26 @@ import numpy as np
 
 from keras_cv_lectures.data import Source, has_splits, open_source
 from keras_cv_lectures.errors import DataError, ModelError
+from keras_cv_lectures.evaluating import (
+    CaptionEvaluation,
+    DetectionEvaluation,
+    caption_headlines,
+    headline_scores,
+)
 from keras_cv_lectures.exporting import export_saved_model, export_tflite, update_card
 from keras_cv_lectures.exporting.tflite import MIN_EXAMPLES as MIN_CALIBRATION
 from keras_cv_lectures.files import write_json
 from keras_cv_lectures.geometry.tiles import cut_window
 from keras_cv_lectures.metadata import Metadata, read_metadata
+from keras_cv_lectures.postprocessing.detection import fitted_size, on_canvas
+from keras_cv_lectures.predicting import as_runner, is_detector
 from keras_cv_lectures.preprocessing import resize_example
 from keras_cv_lectures.recipe import Recipe
 from keras_cv_lectures.reporting.pages import EXPORTS, REPORT, refresh_report
 from keras_cv_lectures.reporting.runs import read_json, run_of, validation_source
 from keras_cv_lectures.runners import load_keras_model, load_runner
 from keras_cv_lectures.systems import SYSTEMS
+from keras_cv_lectures.visualize.sections import FILE_SCORES
 
 _CALIBRATION = 200
 _Pair = tuple[int, int]
@@ -36,6 +45,7 @@ def export_run(
     spec: str | None = None,
     size: tuple[int, int] | None = None,
     dynamic: bool = False,
+    low_memory: bool = False,
     progress: Callable[[str], Any] | None = None,
 ) -> dict[str, Any]:
     """Exports the model at `path` and measures the file on labelled pictures where there are any.
@@ -50,6 +60,7 @@ def export_run(
         size: (height, width) of the input; the run's by default. Of a network of valid convolutions it is the size
             that is answered for, and the file's input is larger by the network's context.
         dynamic: height and width stay open.
+        low_memory: a SavedModel with variables instead of constants, see `export_saved_model`.
         progress: label -> context manager that is called with (done, total).
 
     Returns:
@@ -63,16 +74,26 @@ def export_run(
         raise ModelError(f"{path} is an export already. Export from the run folder or the `.keras` file.")
     if file_format == "saved_model" and precision != "float32":
         raise ModelError(f"a SavedModel is float32; {precision} needs --format tflite.")
+    if low_memory and file_format != "saved_model":
+        raise ModelError("low_memory is for SavedModels; a TFLite file holds its weights once anyway.")
     if precision == "int8" and dynamic:
         raise ModelError("int8 needs a fixed input size: drop --dynamic, or choose float32 or float16.")
     model, metadata, run = load_keras_model(path), read_metadata(path), run_of(path)
     recipe = SYSTEMS.get(metadata.system)
-    context = recipe.context(metadata.config or {}) if recipe else None
+    config = metadata.config or {}
+    context = (
+        recipe.context(config, recipe.options, tuple(metadata.classes))
+        if recipe and recipe.needs_one_size(config)
+        else None
+    )
     if dynamic and context:
         raise ModelError(
             f"{path} answers only for the middle of its input, so that its size must be fixed: drop --dynamic."
         )
-    size = None if dynamic else size or metadata.input_size
+    detector = bool(is_detector(as_runner(model)))
+    # A SavedModel of a detector takes pictures as they are, since they are resized inside.
+    known = None if detector and file_format == "saved_model" else metadata.input_size
+    size = None if dynamic else size or known
     if size is None and not dynamic and None in model.input_shape[1:3] and (context or file_format == "tflite"):
         or_else = "" if context else ", or use --dynamic"
         raise ModelError(f"{path} works at any size; choose the export's with --size HEIGHTxWIDTH{or_else}.")
@@ -83,12 +104,18 @@ def export_run(
     pictures = None
     if precision == "int8":
         source, indices = _calibration_data(spec, run, metadata)
-        read = _picture_reader(source, model.input_shape, None if in_windows else size, window, margin)
+        read = _picture_reader(source, model.input_shape, None if in_windows else size, window, margin, detector)
         pictures = (read(index) for index in indices)
     out.mkdir(parents=True, exist_ok=True)
     name = metadata.system or path.stem
     if file_format == "saved_model":
-        result = export_saved_model(model, out / f"{name}_saved_model", input_shape=window, metadata=metadata)
+        result = export_saved_model(
+            model,
+            out / f"{name}_saved_model",
+            input_shape=window,
+            metadata=metadata,
+            constant_weights=not low_memory,
+        )
     else:
         result = export_tflite(
             model,
@@ -104,12 +131,14 @@ def export_run(
     latency = card.get("latency_ms", {})
     row = {
         "file": str(result.path),
+        "task": card.get("task"),
         "format": file_format,
         "precision": precision,
         "size_bytes": result.size_bytes,
         "latency_ms_1_thread": latency.get("1"),
         "latency_ms_2_threads": latency.get("2"),
         "mean_iou": scores.get("mean_iou"),
+        **{name: value for name, value in scores.items() if name in FILE_SCORES},
         "max_difference": result.max_difference,
         "label_agreement": result.label_agreement,
         "operators_ok": True if file_format == "tflite" else None,
@@ -153,13 +182,19 @@ def _calibration_data(spec: str | None, run: Mapping[str, Any], metadata: Metada
 
 
 def _picture_reader(
-    source: Source, input_shape: tuple[int | None, ...], size: _Pair | None, window: _Pair | None, margin: _Pair
+    source: Source,
+    input_shape: tuple[int | None, ...],
+    size: _Pair | None,
+    window: _Pair | None,
+    margin: _Pair,
+    fitted: bool,
 ) -> Callable[[int], np.ndarray]:
     """Index -> picture (H, W, C) uint8 as the exported network sees it.
 
     Args:
         size: that pictures are resized to; None for a window from the middle of each at its own resolution.
         window: of the network, mirrored by `margin` beyond the resized picture.
+        fitted: resize with the aspect kept, and lay the picture on a canvas of `window`, as detectors see it.
     """
     fixed, channels = input_shape[1:3], input_shape[-1]
 
@@ -170,6 +205,9 @@ def _picture_reader(
                 f"{source.name} has {image.shape[-1]} channels, the model takes {channels}. Add channels={channels} to "
                 "the data specification."
             )
+        if fitted:
+            small = fitted_size(image.shape[:2], window or fixed)
+            return on_canvas(resize_example({"image": image}, small)["image"], window or fixed)
         if window is None:
             return resize_example({"image": image}, fixed)["image"]
         if size is None:
@@ -181,7 +219,11 @@ def _picture_reader(
 
 
 def _score_file(path: Path, spec: str | None, run, progress) -> dict[str, float]:
-    """Mean IoU and pixel accuracy of the exported file on the validation data; empty where there is none."""
+    """What the exported file reaches on the validation data; empty where there is none.
+
+    Mean IoU and pixel accuracy, of a detector the average precisions of `headline_scores`, of a captioner the scores of
+    `caption_headlines`.
+    """
     metadata = read_metadata(path)
     source = open_source(spec, split="val", like=_named(metadata)) if spec else validation_source(run)
     recipe = SYSTEMS.get(metadata.system)
@@ -192,6 +234,10 @@ def _score_file(path: Path, spec: str | None, run, progress) -> dict[str, float]
     else:
         with progress(f"measuring {path.name} on {source.name}") as update:
             evaluation = recipe.evaluate(load_runner(path), source, progress=update)
+    if isinstance(evaluation, DetectionEvaluation):
+        return headline_scores(evaluation.scores)
+    if isinstance(evaluation, CaptionEvaluation):
+        return caption_headlines(evaluation.scores)
     return {
         "mean_iou": float(evaluation.scores["mean_iou"]),
         "pixel_accuracy": float(evaluation.scores["pixel_accuracy"]),

@@ -3,55 +3,64 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from keras_cv_lectures.data import Source
-from keras_cv_lectures.evaluating import Evaluation, Progress
+from keras_cv_lectures.evaluating import CaptionEvaluation, DetectionEvaluation, Evaluation, Progress
 from keras_cv_lectures.files import write_json
 from keras_cv_lectures.metadata import metadata_path
 from keras_cv_lectures.predicting import predict
 from keras_cv_lectures.preprocessing import resize_example
 from keras_cv_lectures.recipe import Recipe
-from keras_cv_lectures.reporting.runs import read_json, run_of
+from keras_cv_lectures.reporting.captions import caption_examples, caption_pages, captions_json
+from keras_cv_lectures.reporting.objects import object_examples, object_pages, objects_json, run_data_sheet
+from keras_cv_lectures.reporting.runs import read_json, run_of, without_nan
 from keras_cv_lectures.runners import Runner, load_runner
-from keras_cv_lectures.visualize import ExamplePicture, write_report
+from keras_cv_lectures.visualize import ExamplePicture, write_caption_report, write_object_report, write_report
 
 EVALUATION, REPORT, EXPORTS, SCORES = "evaluation.json", "report.html", "exports.json", "scores.json"
 _SHOWN = 4
+AnyEvaluation = Evaluation | DetectionEvaluation | CaptionEvaluation
 
 
-def evaluate_run(recipe: Recipe, folder: Path, source: Source, *, progress: Progress | None = None) -> Evaluation:
+def evaluate_run(recipe: Recipe, folder: Path, source: Source, *, progress: Progress | None = None) -> AnyEvaluation:
     """Scores the best model of a run and keeps them in `evaluation.json` for the report."""
     evaluation = recipe.evaluate(load_runner(folder), source, progress=progress)
     write_json(folder / EVALUATION, _evaluation_json(evaluation, source))
     return evaluation
 
 
-def report_evaluation(out: Path, runner: Runner, source: Source, evaluation: Evaluation, *, command: str = "") -> None:
+def report_evaluation(
+    out: Path, runner: Runner, source: Source, evaluation: AnyEvaluation, *, command: str = ""
+) -> None:
     """Writes `scores.json` and `report.html` of an evaluation on any data into `out`."""
     found = _evaluation_json(evaluation, source)
     write_json(out / SCORES, {"model": str(runner.path), **found})
-    best, worst = _examples(runner, source, found)
-    write_report(
+    classes, colors = source.classes, source.colors
+    if "kinds" in found:
+        classes, colors = source.object_classes, source.object_colors
+    elif "captions" in found:
+        classes, colors = runner.metadata.classes, ()
+    facts = {
+        "system": runner.metadata.system,
+        "model": str(runner.path),
+        "data": source.name,
+        **_compared(found),
+        "command": command,
+    }
+    _write_page(
         out / REPORT,
+        found,
+        source,
+        lambda: runner,
         title=f"{Path(runner.path or 'model').absolute().name} on {source.name}",
-        classes=source.classes,
-        colors=source.colors,
-        metadata={
-            "system": runner.metadata.system,
-            "model": str(runner.path),
-            "data": source.name,
-            "compared at": _size_text(evaluation.size),
-            "command": command,
-        },
-        scores=found["scores"],
-        confusion=evaluation.confusion,
-        best=best,
-        worst=worst,
+        classes=classes,
+        colors=colors,
+        metadata=facts,
     )
 
 
@@ -63,14 +72,14 @@ def refresh_report(recipe: Recipe, folder: Path, source: Source | None) -> Path:
     """
     run = run_of(folder)
     evaluation = read_json(folder / EVALUATION)
-    best, worst = _examples(load_runner(folder), source, evaluation) if source is not None and evaluation else ([], [])
+    found = evaluation or _nothing_of(recipe)
     facts = {
         "system": f"{recipe.name} ({recipe.reference.paper})",
         "network": ", ".join(f"{key}={value}" for key, value in (run.get("config") or {}).items()) or "defaults",
         "parameters": run.get("parameters"),
         "data": run.get("data", ""),
         "validation data": evaluation.get("data", "none"),
-        "compared at": _size_text(evaluation.get("size")),
+        **_compared(found),
         "command": run.get("command", ""),
         "versions": run.get("versions", {}),
         "training options": run.get("options", {}),
@@ -78,32 +87,97 @@ def refresh_report(recipe: Recipe, folder: Path, source: Source | None) -> Path:
     }
     if run.get("seconds"):
         facts["training time"] = f"{run['seconds'] / 60:.1f} minutes"
-    return write_report(
+    about_scores = "Scores are those of the best epoch on the validation data, which chose that epoch."
+    return _write_page(
         folder / REPORT,
+        found,
+        source,
+        lambda: load_runner(folder),
+        run=run,
+        keys=recipe.keys,
         title=f"{recipe.name}: {folder.absolute().name}",
         classes=run["classes"],
         colors=run["colors"],
         metadata=facts,
         history=_history(folder),
-        scores=evaluation.get("scores"),
-        confusion=np.array(evaluation["confusion"]) if evaluation else None,
-        best=best,
-        worst=worst,
         exports=list(_export_rows(folder)),
-        notes="Scores are those of the best epoch on the validation data, which chose that epoch."
-        if evaluation
-        else (),
+        notes=about_scores if evaluation else (),
     )
 
 
-def _evaluation_json(evaluation: Evaluation, source: Source) -> dict[str, Any]:
+def _write_page(
+    path: Path,
+    evaluation: dict[str, Any],
+    source: Source | None,
+    open_runner: Callable[[], Runner],
+    run: dict[str, Any] | None = None,
+    keys: Sequence[str] = (),
+    **page: Any,
+) -> Path:
+    """The page of a detector, whose evaluation has "kinds", of a captioner ("captions"), or of a segmentation.
+
+    Args:
+        source: what was evaluated, None where it is gone.
+        open_runner: the model, for the examples.
+        run: of the folder that `path` lies in, for its training data.
+        keys: of an example that the system learns from.
+        page: further arguments of `write_object_report` and `write_report`.
+    """
+    examples = source is not None and "scores" in evaluation
+    if "captions" in evaluation:
+        best, worst = caption_examples(open_runner(), source, evaluation) if examples else ([], [])
+        # Words are no classes, which have colours and rows in tables.
+        words, _ = page.pop("classes"), page.pop("colors")
+        page["metadata"] |= {"vocabulary": f"{len(words):,} words"} if words else {}
+        return write_caption_report(path, **caption_pages(evaluation), best=best, worst=worst, **page)
+    if "kinds" in evaluation:
+        best, worst = object_examples(open_runner(), source, evaluation) if examples else ([], [])
+        sheet = run_data_sheet(path.parent, run, keys) if run else None
+        return write_object_report(path, **object_pages(evaluation), best=best, worst=worst, sheet=sheet, **page)
+    best, worst = _examples(open_runner(), source, evaluation) if examples else ([], [])
+    confusion = np.array(evaluation["confusion"]) if evaluation else None
+    return write_report(path, scores=evaluation.get("scores"), confusion=confusion, best=best, worst=worst, **page)
+
+
+def _nothing_of(recipe: Recipe) -> dict[str, Any]:
+    """What stands for the evaluation that a run does not have yet, so that it gets the page of its kind."""
+    if "captions" in recipe.keys:
+        return {"captions": []}
+    return {"kinds": []} if "boxes" in recipe.keys else {}
+
+
+def _evaluation_json(evaluation: AnyEvaluation, source: Source) -> dict[str, Any]:
+    if isinstance(evaluation, DetectionEvaluation):
+        return objects_json(evaluation, source)
+    if isinstance(evaluation, CaptionEvaluation):
+        return captions_json(evaluation, source)
     return {
         "data": source.name,
-        "scores": _without_nan(evaluation.scores),
+        "scores": without_nan(evaluation.scores),
         "confusion": evaluation.confusion.tolist(),
-        "picture_iou": _without_nan(evaluation.picture_iou),
+        "picture_iou": without_nan(evaluation.picture_iou),
         "size": evaluation.size,
     }
+
+
+def _compared(evaluation: dict[str, Any]) -> dict[str, str]:
+    """How predictions and labels were compared, for the page."""
+    if "captions" in evaluation:
+        if not evaluation["captions"]:
+            return {}
+        told = f"{evaluation['pictures']:,} captions with {evaluation['references']:,} references"
+        words = evaluation["grounded_words"]
+        return {"compared": f"{told}, {evaluation['distinct']:,} of them different" + _looked_at(words)}
+    if "kinds" in evaluation:
+        if not evaluation["kinds"]:
+            return {}
+        pictures, objects = (f"{evaluation[key]:,}" for key in ("pictures", "objects"))
+        return {"compared": f"{', '.join(evaluation['kinds'])} of {objects} objects in {pictures} pictures"}
+    return {"compared at": _size_text(evaluation.get("size"))}
+
+
+def _looked_at(words: int) -> str:
+    return f"; attention at {words:,} words whose boxes are known" if words else ""
 
 
 def _examples(runner: Runner, source: Source, evaluation) -> tuple[list[ExamplePicture], list[ExamplePicture]]:
@@ -147,14 +221,3 @@ def _export_rows(folder: Path) -> Iterator[dict[str, Any]]:
 
 def _size_text(size) -> str:
     return "x".join(map(str, size)) if size else "each picture's own size"
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: a class that is absent has null."""
-    if isinstance(value, dict):
-        return {key: _without_nan(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(v) for v in value]
-    if isinstance(value, float | np.floating):
-        return float(value) if np.isfinite(value) else None
-    return value.item() if isinstance(value, np.generic) else value

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from pathlib import Path
 from typing import Any
 
-from keras_cv_lectures.data import Source, open_source
+import numpy as np
+
+from keras_cv_lectures import files
+from keras_cv_lectures.data import Source, has_splits, open_source
 from keras_cv_lectures.data.specs import parse_spec
 from keras_cv_lectures.errors import DataError, ModelError
 from keras_cv_lectures.files import write_json
@@ -67,18 +69,28 @@ def validation_source(run) -> Source | None:
     return source.subset(chosen) if chosen else None
 
 
+def training_source(run) -> Source | None:
+    """The pictures that a run was trained on, or None where they are not known or gone, which is logged."""
+    spec = run.get("data")
+    if not spec:
+        return None
+    try:
+        source = open_source(spec, split="train" if has_splits(spec) else None, like=Metadata.from_json(run))
+    except (DataError, OSError) as error:
+        _log.info("the training data of the run cannot be opened: %s", error)
+        return None
+    wanted = set(run.get("train_ids") or source.ids)
+    chosen = [i for i, name in enumerate(source.ids) if name in wanted]
+    return source.subset(chosen) if chosen else None
+
+
 def run_of(path: str | os.PathLike) -> dict[str, Any]:
     """`metadata.read_run`: what is known about the run that the model at `path` belongs to, {} where there is none.
 
     Raises:
         ModelError: its `run.json` is damaged.
     """
-    try:
-        return read_run(path)
-    except (ValueError, TypeError) as error:  # Of JSON, of an encoding, or because it holds something else.
-        found = (folder / RUN_FILE for folder in (Path(path), *Path(path).absolute().parents[:2]))
-        file = next((f for f in found if f.exists()), RUN_FILE)
-        raise ModelError(f"{file} is not a valid description of a run ({error}). Restore or delete it.") from error
+    return read_run(path)
 
 
 def record_seconds(folder: Path, seconds: float) -> None:
@@ -89,7 +101,19 @@ def record_seconds(folder: Path, seconds: float) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # Of JSON, or of an encoding.
-        raise ModelError(f"{path} is damaged ({error}). Restore or delete it.") from error
+    repair = "It is damaged: restore or delete it."
+    value = files.read_json(path, repair=repair, error=ModelError)
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} holds no JSON object. {repair}")
+    return value
+
+
+def without_nan(value: Any) -> Any:
+    """`value` for JSON, which has no NaN: a class that is absent has null."""
+    if isinstance(value, dict):
+        return {key: without_nan(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(v) for v in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if np.isfinite(value) else None
+    return value.item() if isinstance(value, np.generic) else value

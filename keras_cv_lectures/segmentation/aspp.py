@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import keras
 
-from keras_cv_lectures.layers import AtrousConv2D, ResizeCornersLike, ResizeLike, normalize
+from keras_cv_lectures.layers import ResizeCornersLike, ResizeLike, conv_norm_relu, normalize
 from keras_cv_lectures.segmentation.heads import class_scores
 
 DECODERS = ("paper", "smp")
@@ -36,7 +36,7 @@ def deeplab_v3_head(
         (B, h, w, num_classes) float32.
     """
     x = aspp(x, filters, rates, image_pooling=image_pooling, separable=separable, dropout=dropout, name=f"{name}.0")
-    x = _conv_norm_relu(x, filters, 3, name=f"{name}.1", norm=f"{name}.2", relu=f"{name}.3", separable=separable)
+    x = _conv_norm_relu(x, filters, 3, name=f"{name}.1", norm=f"{name}.2", separable=separable)
     return class_scores(x, num_classes, name=f"{name}.4")
 
 
@@ -79,9 +79,7 @@ def deeplab_v3plus_decoder(
     aspp_filters = aspp_filters or filters
     x = aspp(x, aspp_filters, rates, image_pooling=image_pooling, dropout=dropout, name=f"{stem}aspp.0", **block)
     if not paper:
-        x = _conv_norm_relu(
-            x, aspp_filters, 3, name=f"{stem}aspp.1", norm=f"{stem}aspp.2", relu=f"{stem}aspp.3", **block
-        )
+        x = _conv_norm_relu(x, aspp_filters, 3, name=f"{stem}aspp.1", norm=f"{stem}aspp.2", **block)
     low = _conv_norm_relu(low, low_level_filters, 1, name=f"{stem}block1.0", norm=f"{stem}block1.1")
     x = ResizeCornersLike(name=f"{stem}up")([x, low])
     x = keras.layers.Concatenate(name=f"{stem}concat")([x, low])
@@ -143,12 +141,11 @@ def _conv_norm_relu(
     *,
     name: str,
     norm: str,
-    relu: str | None = None,
     rate: int = 1,
     separable: bool = False,
     normalize_depthwise: bool = False,
 ):
-    """Convolution `name` (separable: `name.0` and `name.1`), batch normalisation `norm`, ReLU `relu`."""
+    """Convolution `name` (separable: `name.0` and `name.1`), batch normalisation `norm`, ReLU."""
     if separable and kernel_size > 1:
         x = keras.layers.DepthwiseConv2D(
             kernel_size,
@@ -163,16 +160,7 @@ def _conv_norm_relu(
             x = normalize(x, "batch", name=f"{name}.0_norm")
             x = keras.layers.ReLU(name=f"{name}.0_relu")(x)
         kernel_size, rate, name = 1, 1, f"{name}.1"
-    x = AtrousConv2D(
-        filters,
-        kernel_size,
-        padding="same",
-        dilation_rate=rate,
-        use_bias=False,
-        kernel_initializer="he_normal",
-        name=name,
-    )(x)
-    return keras.layers.ReLU(name=relu or f"{norm}_relu")(normalize(x, "batch", name=norm))
+    return conv_norm_relu(x, filters, kernel_size, name=name, norm_name=norm, dilation_rate=rate)
 
 
 __all__ = ["DECODERS", "aspp", "deeplab_v3_head", "deeplab_v3plus_decoder"]

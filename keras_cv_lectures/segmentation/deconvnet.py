@@ -1,6 +1,6 @@
 """DeconvNet: Noh, Hong and Han, "Learning Deconvolution Network for Semantic Segmentation", ICCV 2015.
 
-Layers carry the names of the authors' released network: `conv3_2`, `bn3_2`, `relu3_2` on the way down, `deconv3_2`,
+Layers carry the names of the authors' released network: `conv3_2` and `bn3_2` on the way down, `deconv3_2`,
 `debn3_2`, `derelu3_2` on the way up, `fc6`, `fc7` and `fc6-deconv` between, `seg-score-voc` at the end.
 
 The two-stage training takes its crops from `preprocessing.instance_crops` and `preprocessing.proposal_crops`;
@@ -9,16 +9,24 @@ prediction by proposals and the ensemble with FCN-8s are in `postprocessing.prop
 
 from __future__ import annotations
 
-import keras
-from keras import ops
+from collections.abc import Sequence
 
-from keras_cv_lectures.layers import CropLike, ImageNormalization, MaxPoolWithArgmax, MaxUnpool, normalize
+import keras
+
+from keras_cv_lectures.layers import (
+    CropLike,
+    ImageNormalization,
+    MaxPoolWithArgmax,
+    MaxUnpool,
+    PadToAtLeast,
+    conv_norm_relu,
+    normalize,
+)
 from keras_cv_lectures.segmentation.heads import class_scores, finished, logits_like, picture_input
 from keras_cv_lectures.signatures import explain_arguments
 
 # Multiples of the first stage's width, a list for each stage of VGG16 and of its mirror.
-_ENCODER = ((1, 1), (2, 2), (4, 4, 4), (8, 8, 8), (8, 8, 8))
-_DECODER = ((1, 1), (2, 1), (4, 4, 2), (8, 8, 4), (8, 8, 8))
+_WIDTHS = (1, 2, 4, 8, 8)  # of the stages, in units of `filters`
 
 
 @explain_arguments
@@ -27,6 +35,7 @@ def build_deconvnet(
     num_classes: int = 21,
     *,
     filters: int = 64,
+    convolutions: Sequence[int] = (2, 2, 3, 3, 3),
     fc_filters: int = 4096,
     fc_kernel: int = 7,
     normalization: str | None = "batch",
@@ -50,6 +59,7 @@ def build_deconvnet(
         input_shape: (height, width, channels); height and width may be None.
         num_classes: number of classes, background included.
         filters: channels of the first stage, 64 in the paper; the other stages keep their proportion to it.
+        convolutions: number in each of the five stages, on the way down as on the way up; VGG16's by default.
         fc_filters: channels of `fc6` and `fc7`, 4096 in the paper; 1024 in SegNet's comparison.
         fc_kernel: side of the kernels of `fc6` and `fc6-deconv`. 7 reduces a 224x224 picture (7x7 at stride 32) to one
             vector; for smaller pictures choose at most their side / 32.
@@ -71,26 +81,29 @@ def build_deconvnet(
     for argument, value in (("filters", filters), ("fc_filters", fc_filters), ("fc_kernel", fc_kernel)):
         if value < 1:
             raise ValueError(f"`{argument}` must be at least 1. Received: {argument}={value}")
+    if len(convolutions) != len(_WIDTHS) or min(convolutions) < 1:
+        raise ValueError(
+            f"`convolutions` must be {len(_WIDTHS)} positive numbers. Received: convolutions={tuple(convolutions)}"
+        )
 
     x = image
     if include_preprocessing:
         x = ImageNormalization("ilsvrc12", name="normalize")(x)
     pools = []
-    for stage, factors in enumerate(_ENCODER, start=1):
-        for step, factor in enumerate(factors, start=1):
-            x = keras.layers.Conv2D(
-                filters * factor, 3, padding="same", kernel_initializer="he_normal", name=f"conv{stage}_{step}"
-            )(x)
-            x = _normalized(x, normalization, f"bn{stage}_{step}", f"relu{stage}_{step}")
+    for stage, (width, count) in enumerate(zip(_WIDTHS, convolutions, strict=True), start=1):
+        for step in range(1, count + 1):
+            x = _conv(x, filters * width, 3, f"conv{stage}_{step}", f"bn{stage}_{step}", normalization)
         pooled, switches = MaxPoolWithArgmax(2, padding="same", name=f"pool{stage}")(x)
         pools.append((switches, x))
         x = pooled
 
-    x = _fully_connected(x, filters * _ENCODER[-1][-1], fc_filters, fc_kernel, normalization)
+    x = _fully_connected(x, filters * _WIDTHS[-1], fc_filters, fc_kernel, normalization)
 
-    for stage in range(len(_DECODER), 0, -1):
+    for stage in range(len(_WIDTHS), 0, -1):
         x = MaxUnpool(2, name=f"unpool{stage}")([x, *pools[stage - 1]])
-        for step, factor in enumerate(_DECODER[stage - 1], start=1):
+        # The last convolution goes over to the width of the next stage.
+        widths = [_WIDTHS[stage - 1]] * (convolutions[stage - 1] - 1) + [_WIDTHS[max(stage - 2, 0)]]
+        for step, factor in enumerate(widths, start=1):
             x = keras.layers.Conv2DTranspose(
                 filters * factor, 3, padding="same", kernel_initializer="he_normal", name=f"deconv{stage}_{step}"
             )(x)
@@ -103,51 +116,29 @@ def build_deconvnet(
 def _fully_connected(pooled, channels, fc_filters, kernel_size, normalization):
     """fc6 and fc7 as convolutions, and the deconvolution that gives back what fc6 took."""
     x = PadToAtLeast(kernel_size, name="fc6_pad")(pooled)
-    x = keras.layers.Conv2D(fc_filters, kernel_size, kernel_initializer="he_normal", name="fc6")(x)
-    x = _normalized(x, normalization, "bnfc6", "relu6")
-    x = keras.layers.Conv2D(fc_filters, 1, kernel_initializer="he_normal", name="fc7")(x)
-    x = _normalized(x, normalization, "bnfc7", "relu7")
+    x = _conv(x, fc_filters, kernel_size, "fc6", "bnfc6", normalization, padding="valid")
+    x = _conv(x, fc_filters, 1, "fc7", "bnfc7", normalization, padding="valid")
     x = keras.layers.Conv2DTranspose(channels, kernel_size, kernel_initializer="he_normal", name="fc6-deconv")(x)
     x = _normalized(x, normalization, "fc6-deconv-bn", "fc6-deconv-relu")
     return CropLike(anchor="start", name="fc6-deconv_crop")([x, pooled])
 
 
+def _conv(x, channels, kernel_size, name, norm_name, normalization, padding="same"):
+    # The released convolutions have biases.
+    return conv_norm_relu(
+        x,
+        channels,
+        kernel_size,
+        name=name,
+        norm_name=norm_name,
+        normalization=normalization,
+        padding=padding,
+        use_bias=True,
+    )
+
+
 def _normalized(x, normalization, norm_name, relu_name):
     return keras.layers.ReLU(name=relu_name)(normalize(x, normalization, name=norm_name))
-
-
-@keras.saving.register_keras_serializable("keras_cv_lectures")
-class PadToAtLeast(keras.layers.Layer):
-    """Pads height and width at the bottom and the right with zeros to at least `size` pixels.
-
-    Input shape: (B, H, W, C). Output shape: (B, max(H, size), max(W, size), C).
-    """
-
-    def __init__(self, size: int, **kwargs):
-        super().__init__(**kwargs)
-        if size < 1:
-            raise ValueError(f"`size` must be a positive integer. Received: size={size}")
-        self.size = size
-
-    def call(self, x):
-        if None not in x.shape[1:3]:
-            bottom, right = (max(self.size - side, 0) for side in x.shape[1:3])
-            return ops.pad(x, [[0, 0], [0, bottom], [0, right], [0, 0]]) if bottom or right else x
-        # keras.ops.pad takes only numbers known at build time; sizes are unknown at build time on TensorFlow alone.
-        import tensorflow as tf
-
-        height, width = (tf.maximum(side, self.size) for side in tf.unstack(tf.shape(x)[1:3]))
-        padded = tf.pad(x, [[0, 0], [0, height - tf.shape(x)[1]], [0, width - tf.shape(x)[2]], [0, 0]])
-        # The exported graph would forget the number of channels, and TFLite then has no convolution for it.
-        return tf.reshape(padded, [-1, height, width, x.shape[-1]])
-
-    def compute_output_shape(self, input_shape):
-        batch, height, width, channels = input_shape
-        padded = (None if side is None else max(side, self.size) for side in (height, width))
-        return batch, *padded, channels
-
-    def get_config(self):
-        return {**super().get_config(), "size": self.size}
 
 
 __all__ = ["build_deconvnet"]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from keras_cv_lectures.layers import AtrousConv2D
+from keras_cv_lectures.layers import conv_norm_relu
 from keras_cv_lectures.segmentation.heads import class_scores
 from keras_cv_lectures.weights.convolutionalize import read_vgg16
 from keras_cv_lectures.weights.keras_applications import adapt_first_kernel
@@ -112,26 +112,13 @@ def _evenly(have: int, want: int) -> np.ndarray:
 
 
 def _conv_relu(x, filters: int, kernel_size: int, *, name: str, rate: int = 1):
-    x = AtrousConv2D(
-        filters, kernel_size, padding="same", dilation_rate=rate, kernel_initializer="he_normal", name=name
-    )(x)
-    return keras.layers.ReLU(name=f"{name}_relu")(x)
+    return conv_norm_relu(x, filters, kernel_size, name=name, normalization=None, dilation_rate=rate)
 
 
 def _scores(x, num_classes: int, *, name: str, kernel_size: int = 1, rate: int = 1):
     # The standard deviation of the released prototxt.
     start = keras.initializers.RandomNormal(stddev=0.01)
-    if rate == 1:
-        return class_scores(x, num_classes, kernel_size, name=name, kernel_initializer=start)
-    return AtrousConv2D(
-        num_classes,
-        kernel_size,
-        padding="same",
-        dilation_rate=rate,
-        kernel_initializer=start,
-        dtype="float32",
-        name=name,
-    )(x)
+    return class_scores(x, num_classes, kernel_size, name=name, kernel_initializer=start, dilation_rate=rate)
 
 
 def _sum(scores: list, *, name: str):

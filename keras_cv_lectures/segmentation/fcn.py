@@ -8,7 +8,7 @@ from __future__ import annotations
 import keras
 
 from keras_cv_lectures.backbones import resolve_backbone
-from keras_cv_lectures.layers import ImageNormalization, SyncBatchNormalization
+from keras_cv_lectures.layers import ImageNormalization, conv_norm_relu
 from keras_cv_lectures.segmentation.heads import class_scores, finished, logits_like, picture_input
 from keras_cv_lectures.signatures import explain_arguments
 
@@ -90,16 +90,7 @@ def fcn_head(
     Returns:
         (B, h, w, num_classes), float32.
     """
-    x = keras.layers.Conv2D(
-        max(1, x.shape[-1] // 4),
-        3,
-        padding="same",
-        use_bias=False,
-        kernel_initializer="he_normal",
-        name=f"{name}.0",
-    )(x)
-    x = SyncBatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}.1")(x)
-    x = keras.layers.ReLU(name=f"{name}.2")(x)
+    x = conv_norm_relu(x, max(1, x.shape[-1] // 4), name=f"{name}.0", norm_name=f"{name}.1")
     if dropout:
         x = keras.layers.Dropout(dropout, name=f"{name}.3")(x)
     return class_scores(x, num_classes, name=f"{name}.4")

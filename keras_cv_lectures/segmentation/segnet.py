@@ -16,10 +16,11 @@ from keras import ops
 from keras_cv_lectures.layers import (
     CropLike,
     ImageNormalization,
+    LocalResponseNormalization,
     MaxPoolWithArgmax,
     MaxUnpool,
     UpsampleTwice,
-    normalize,
+    conv_norm_relu,
 )
 from keras_cv_lectures.segmentation.heads import class_scores, finished, logits_like, one_of, picture_input
 from keras_cv_lectures.signatures import explain_arguments
@@ -103,7 +104,6 @@ def build_segnet(
     encoder = _encoder_channels(filters, variant)
     decoder = _decoder_channels(encoder, decoder_filters, basic)
     _check_pooling(pooling, upsampling, input_shape, len(encoder))
-    block = _Block(7 if basic else 3, normalization)
 
     x = image
     if include_preprocessing:
@@ -114,7 +114,7 @@ def build_segnet(
     pools = []
     for stage, channels in enumerate(encoder, start=1):
         for step, count in enumerate(channels, start=1):
-            x = block(x, count, f"conv{stage}" if basic else f"conv{stage}_{step}")
+            x = _conv(x, count, f"conv{stage}" if basic else f"conv{stage}_{step}", normalization, basic)
         x, pool = _pool(x, stage, upsampling, pooling)
         pools.append(pool)
         x = _drop(x, dropout, stage, "encdrop")
@@ -123,7 +123,7 @@ def build_segnet(
         x = _unpool(x, pools[stage - 1], stage, upsampling)
         for place, count in enumerate(channels):
             conv = f"conv_decode{stage}" if basic else f"conv{stage}_{len(encoder[stage - 1]) - place}_D"
-            x = block(x, count, conv, relu=not basic)
+            x = _conv(x, count, conv, normalization, basic, relu=not basic)
         x = _drop(x, dropout, stage, "decdrop")
 
     if basic or decoder_filters is not None:
@@ -178,44 +178,6 @@ def predict_bayesian(
 
 
 @keras.saving.register_keras_serializable("keras_cv_lectures")
-class LocalResponseNormalization(keras.layers.Layer):
-    """x / (1 + alpha / size * (sum of x^2 over `size` neighbouring channels))^beta, as Caffe's LRN across channels.
-
-    Computed in float32 under any precision, because squares of 0..255 lose what bfloat16 does not keep.
-
-    Input shape: (B, H, W, C). Output shape: the same.
-
-    Args:
-        size: odd number of channels in the sum, the channel itself in the middle.
-        alpha, beta: as in the formula.
-    """
-
-    def __init__(self, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, **kwargs):
-        super().__init__(**kwargs)
-        if size < 1 or size % 2 == 0:
-            raise ValueError(f"`size` must be an odd positive integer. Received: size={size}")
-        self.size, self.alpha, self.beta = size, alpha, beta
-
-    def call(self, x):
-        values = ops.cast(x, "float32")
-        squares, channels, reach = ops.square(values), x.shape[-1], self.size // 2
-        if channels <= reach + 1:
-            sums = ops.sum(squares, axis=-1, keepdims=True)
-        else:
-            padded = ops.pad(squares, [[0, 0], [0, 0], [0, 0], [reach, reach]])
-            sums = padded[..., :channels]
-            for shift in range(1, self.size):
-                sums = sums + padded[..., shift : shift + channels]
-        return ops.cast(values * ops.power(1.0 + self.alpha / self.size * sums, -self.beta), self.compute_dtype)
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
-
-    def get_config(self):
-        return {**super().get_config(), "size": self.size, "alpha": self.alpha, "beta": self.beta}
-
-
-@keras.saving.register_keras_serializable("keras_cv_lectures")
 class _AlwaysDropout(keras.layers.Dropout):
     """Dropout that drops at inference too."""
 
@@ -223,18 +185,18 @@ class _AlwaysDropout(keras.layers.Dropout):
         return super().call(inputs, training=True)
 
 
-class _Block:
+def _conv(x, channels, name, normalization, basic, *, relu=True):
     """Convolution with bias, normalisation and ReLU under the released names."""
-
-    def __init__(self, kernel_size: int, normalization: str | None):
-        self.kernel_size, self.normalization = kernel_size, normalization
-
-    def __call__(self, x, channels: int, name: str, relu: bool = True):
-        x = keras.layers.Conv2D(channels, self.kernel_size, padding="same", kernel_initializer="he_normal", name=name)(
-            x
-        )
-        x = normalize(x, self.normalization, name=f"{name}_bn")
-        return keras.layers.ReLU(name=f"{name}_relu")(x) if relu else x
+    return conv_norm_relu(
+        x,
+        channels,
+        7 if basic else 3,
+        name=name,
+        norm_name=f"{name}_bn",
+        normalization=normalization,
+        use_bias=True,
+        relu=relu,
+    )
 
 
 def _pool(x, stage, upsampling, pooling):

@@ -68,8 +68,8 @@ def build_unet(
         normalization: "batch", "group", "layer" or None. "auto": "batch" for "modern", None for the others.
         upsampling: "transpose" (2x2 up-convolution as in the paper), "bilinear" or "nearest" (upsampled, then
             concatenated, no convolution between). "nearest" and "transpose" keep their accuracy in int8.
-        backbone: None for the paper's own contracting path, a name ("vgg16", "resnet50", "mobilenetv2",
-            "efficientnetb0") or a model from picture to `{"c1": ..., "c5": ...}` (see `keras_cv_lectures.backbones`).
+        backbone: None for the paper's own contracting path, a name in `backbones.BACKBONES` or a model from picture to
+            `{"c1": ..., "c5": ...}` (see `keras_cv_lectures.backbones`).
             The decoder is then segmentation_models' one, with `decoder_filters`.
         backbone_weights: None (random), "imagenet" (downloaded on this request) or the path of a Keras file.
         decoder_filters: channels of the five decoder stages over a backbone.
@@ -213,7 +213,7 @@ def context_margin(depth: int = 4) -> int:
     return sum(2 * 2**level * (2 if level < depth else 1) for level in range(depth + 1))
 
 
-def context_for(config: Mapping[str, Any]) -> Callable[[int], tuple[int, int]] | None:
+def context_for(config: Mapping[str, Any], options: Any = None) -> Callable[[int], tuple[int, int]] | None:
     """For a network with valid convolutions: wanted output side -> (input side, margin) in pixels; else None."""
     if config.get("variant", "modern") == "modern":
         return None

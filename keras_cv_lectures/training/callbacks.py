@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import warnings
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ import keras
 import numpy as np
 
 from keras_cv_lectures.errors import ModelError
-from keras_cv_lectures.files import atomic_path, write_json, write_text
+from keras_cv_lectures.files import atomic_path, read_json, write_json, write_text
 
 BEST, LAST, STATE, HISTORY = "best.keras", "last.keras", "checkpoint/state.json", "history.csv"
 
@@ -33,10 +32,12 @@ class Checkpoints(keras.callbacks.Callback):
         seed: random layers (dropout) restart from (seed, epoch) at every epoch, so that a continued run draws what the
             uninterrupted one would have drawn.
         writes: False in the workers that must not write.
+        patience: epochs without a better value of `monitor` after which training ends; None: never.
     """
 
-    def __init__(self, folder: Path, *, monitor: str, seed: int, writes: bool = True):
+    def __init__(self, folder: Path, *, monitor: str, seed: int, writes: bool = True, patience: int | None = None):
         super().__init__()
+        self.patience = patience
         self.folder, self.monitor, self.seed, self.writes = Path(folder), monitor, seed, writes
         self.history: list[dict[str, float]] = []
         self.best: float | None = None
@@ -47,18 +48,19 @@ class Checkpoints(keras.callbacks.Callback):
         if not path.exists():
             return 0
         try:
-            state = json.loads(path.read_text(encoding="utf-8"))
+            state = read_json(path)
             with warnings.catch_warnings():
                 # Keras only warns when a part of the network finds nothing in the file.
                 warnings.simplefilter("error")
                 model.load_weights(path.parent / state["weights"])
-        except (OSError, ValueError, KeyError, UserWarning) as error:
+            history, best, done = list(state["history"]), state["best"], int(state["epochs_done"])
+        except (OSError, ValueError, KeyError, TypeError, UserWarning) as error:
             raise ModelError(
                 f"the checkpoint in {path.parent} cannot be continued from: {error}. It must come from the same system "
                 "and options; train into another folder, or without --resume."
             ) from error
-        self.history, self.best = state["history"], state["best"]
-        return state["epochs_done"]
+        self.history, self.best = history, best
+        return done
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None):
         for index, variable in enumerate(v for v in self.model.variables if v.path.endswith("seed_generator_state")):
@@ -68,15 +70,17 @@ class Checkpoints(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None):
         row = {"epoch": epoch + 1, **{key: float(value) for key, value in (logs or {}).items()}}
         self.history.append(row)
-        value = row.get(self.monitor, row.get(self.monitor.removeprefix("val_")))
+        value = self._value(row)
         better = value is not None and math.isfinite(value) and (self.best is None or self._is_better(value))
         if better:
             self.best = value
+        self._stop_without_gain()
         if not self.writes:
             return
         if better:
             save_model(self.model, self.folder / BEST)
         name = f"epoch-{epoch + 1:04d}.weights.h5"
+        _remember_saved_attributes()
         with atomic_path(self.folder / "checkpoint" / name) as temporary:
             self.model.save_weights(temporary)
         state = {"weights": name, "epochs_done": epoch + 1, "best": self.best, "history": self.history}
@@ -85,6 +89,17 @@ class Checkpoints(keras.callbacks.Callback):
             if old.name != name:
                 old.unlink()
         write_history(self.folder / HISTORY, self.history)
+
+    def _value(self, row: Mapping[str, float]) -> float | None:
+        return row.get(self.monitor, row.get(self.monitor.removeprefix("val_")))
+
+    def _stop_without_gain(self):
+        # From the history, which a continued run has too.
+        if self.patience is None or self.best is None:
+            return
+        at_best = [row["epoch"] for row in self.history if self._value(row) == self.best]
+        if at_best and self.history[-1]["epoch"] - at_best[0] >= self.patience:
+            self.model.stop_training = True
 
     def _is_better(self, value: float) -> bool:
         return value < self.best if "loss" in self.monitor or "error" in self.monitor else value > self.best
@@ -108,6 +123,20 @@ class StopOnNaN(keras.callbacks.Callback):
                 "rate that is too high (try a tenth, or clip_norm=1), or label values outside the classes (run "
                 "`kcvl doctor` on the data). The checkpoint of the epoch before is kept."
             )
+
+
+def _remember_saved_attributes() -> None:
+    """Keeps saving a model from leaking 70 kB.
+
+    Keras 3.15 looks up what to save of an optimizer under another name than it keeps it, so each time it makes one to
+    find out, whose variables TensorFlow never frees.
+    """
+    from keras.src.backend.common import global_state
+    from keras.src.saving import saving_lib
+
+    key = "saving_attr_skiplist_Optimizer"
+    if global_state.get_global_attribute(key) is None:
+        global_state.set_global_attribute(key, saving_lib.get_attr_skipset("Optimizer"))
 
 
 def save_model(model: keras.Model, path: Path) -> None:

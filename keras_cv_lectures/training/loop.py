@@ -7,6 +7,7 @@ import dataclasses
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,12 @@ from keras_cv_lectures.files import write_json, write_text
 from keras_cv_lectures.metadata import RUN_FILE, Metadata
 from keras_cv_lectures.preprocessing import Augmentation
 from keras_cv_lectures.recipe import Recipe, TrainingOptions
+from keras_cv_lectures.runners import load_runner
 from keras_cv_lectures.training.callbacks import BEST, LAST, STATE, Checkpoints, StopOnNaN, save_model
+from keras_cv_lectures.training.features import trained_on_features
 from keras_cv_lectures.training.multiworker import repair_fit
 from keras_cv_lectures.training.optimizers import make_optimizer
+from keras_cv_lectures.training.scores import VALIDATION, EpochScores
 from keras_cv_lectures.training.strategies import is_chief, make_strategy
 
 
@@ -33,7 +37,8 @@ class TrainingRun:
     Attributes:
         folder: the run folder: `best.keras`, `last.keras`, `run.json`, `history.csv`, `checkpoint/`.
         model: the model after the last epoch.
-        history: one dict an epoch: loss and metrics, "val_" for validation, "seconds".
+        history: one dict an epoch: "epoch", loss and metrics, "val_" for validation; and after the epochs that
+            `evaluate_every` names such as "val_ap50".
         seconds: of training in this process.
         chief: whether this process writes the folder; one of several workers does.
     """
@@ -78,13 +83,16 @@ def train(
         record: more to write into `run.json`.
 
     Raises:
+        ValueError: options that exclude each other, such as `keep_best` by a score that is not measured.
         DataError: for pictures or masks that cannot be trained on, naming the file.
         ModelError: for a NaN loss, a checkpoint that does not fit, a full folder without `resume`, or a worker of the
             cluster that went away.
     """
     out = Path(out)
     options = options or recipe.options
+    val_source = cached(val_source) if val_source else None
     _check_folder(out, resume)
+    _check_scores(recipe, options, val_source)
     if len(train_source) == 0:
         raise DataError(f"{train_source.name} holds no pictures; there is nothing to train on.")
     keras.utils.set_random_seed(options.seed)
@@ -95,31 +103,53 @@ def train(
             f"Received: batch_size={options.batch_size}."
         )
     chief = is_chief(strategy)
-    config = {**recipe.config, **(config or {})}
+    config = dict(recipe.fit_config({**recipe.config, **(config or {})}, options, train_source))
+    classes, colors = recipe.names(train_source, options)
+    if not classes:
+        raise DataError(
+            f"{train_source.name} has no classes that {recipe.name} could learn. Detectors need data with boxes, "
+            "segmentation needs masks, captioners need captions."
+        )
     augment = Augmentation(**{**recipe.augmentation, **(augmentation or {})})
+    if train_source.keypoint_flip and augment.keypoint_flip is None:
+        augment = dataclasses.replace(augment, keypoint_flip=tuple(train_source.keypoint_flip))
 
-    train_source = recipe.add_weights(cached(train_source), options)
+    pictures = train_source if options.cache_features else cached(train_source)
+    train_source = recipe.add_weights(pictures, options)
     class_weights = _class_weights(recipe, train_source, options)
     steps = options.steps_per_epoch or math.ceil(len(train_source) / options.batch_size)
     with strategy.scope(), _precision(options.precision):
-        model = repair_fit(recipe.build((None, None, channels), len(train_source.classes), **config))
+        model = repair_fit(recipe.build((None, None, channels), len(classes), **config))
+        loss = recipe.make_loss(options, class_weights)
+        if loss is not None and isinstance(model.output, dict):
+            raise ModelError(
+                f"{model.name} has the outputs {', '.join(model.output)}, and the trainer gives one target. Build it "
+                "with one output, or train it with `model.fit` and a loss for each output."
+            )
         model.compile(
             optimizer=make_optimizer(options, steps),
-            loss=recipe.make_loss(options, class_weights),
-            metrics=recipe.make_metrics(len(train_source.classes)),
+            loss=loss,
+            metrics=recipe.make_metrics(len(classes)) or None,
             # XLA on CPUs makes convolution networks slower; on GPUs Keras decides.
             jit_compile="auto" if tf.config.list_physical_devices("GPU") else False,
         )
         model.optimizer.build(model.trainable_variables)
-        checkpoints = Checkpoints(out, monitor=options.keep_best, seed=options.seed, writes=chief)
+        checkpoints = Checkpoints(
+            out, monitor=options.keep_best, seed=options.seed, writes=chief, patience=options.patience
+        )
         first_epoch = checkpoints.restore(model) if resume else 0
+    described = val_source
+    if options.cache_features:
+        pictures, described = trained_on_features(model, options, pictures, val_source, verbose=verbose if chief else 0)
+        train_source, augment = recipe.add_weights(pictures, options), Augmentation.none()
 
     metadata = Metadata(
         system=recipe.name,
-        classes=train_source.classes,
-        colors=train_source.colors,
+        classes=classes,
+        colors=colors,
         input_size=options.input_size,
-        config=config,
+        # A model as an argument (one's own backbone) is in `best.keras`; what tells of the run has its name.
+        config={k: f"model {v.name}" if isinstance(v, keras.Model) else v for k, v in config.items()},
     )
     if chief:
         write_json(
@@ -135,7 +165,10 @@ def train(
                 **(record or {}),
             },
         )
-        write_text(out / "train_ids.txt", "\n".join(train_source.ids) + "\n")
+        write_text(out / "train_ids.txt", "\n".join(pictures.ids) + "\n")
+
+    def context(steps):
+        return recipe.context(config, dataclasses.replace(options, steps_per_epoch=steps), classes)
 
     batches = recipe.make_batches(
         to_dataset(
@@ -153,18 +186,26 @@ def train(
         augmentation=augment,
         channels=channels,
         drop_remainder=True,
-        context=recipe.context(config),
+        context=context(steps),
     )
     started = time.perf_counter()
     if first_epoch < options.epochs:
-        with _readable_errors(strategy):
+        with _readable_errors(strategy), warnings.catch_warnings():
+            # Keras says so of validation data whose batches cannot be counted beforehand.
+            warnings.filterwarnings("ignore", message="Your input ran out of data")
             model.fit(
                 _sharded(batches),
                 epochs=options.epochs,
                 initial_epoch=first_epoch,
                 steps_per_epoch=steps,
-                validation_data=_validation(recipe, val_source, options, channels, config),
-                callbacks=[StopOnNaN(), *callbacks, *_tensorboard(out, chief), checkpoints],
+                validation_data=_validation(recipe, described, options, channels, context(None)),
+                callbacks=[
+                    StopOnNaN(),
+                    *_scores(recipe, options, model, val_source, metadata, strategy),
+                    *callbacks,
+                    *_tensorboard(out, chief),
+                    checkpoints,
+                ],
                 verbose=verbose if chief else 0,
                 shuffle=False,
             )
@@ -181,23 +222,42 @@ def train(
     )
 
 
-def _validation(recipe, source, options, channels, config):
-    if source is None or len(source) == 0:
+def _validation(recipe, source, options, channels, context):
+    if source is None:
         return None
     # Whole pictures, one at a time where they may differ in size.
     batch_size = options.batch_size if options.input_size else 1
     return _sharded(
         recipe.make_batches(
-            to_dataset(cached(source), shuffle=False, seed=0, epochs=1, keys=_keys(recipe, source)),
+            to_dataset(source, shuffle=False, seed=0, epochs=1, keys=_keys(recipe, source)),
             output_size=options.input_size,
             base_size=options.input_size,
             batch_size=batch_size,
             augmentation=None,
             channels=channels,
             drop_remainder=False,
-            context=recipe.context(config),
+            context=context,
         )
     )
+
+
+def _scores(recipe, options, model, source, metadata, strategy) -> list[EpochScores]:
+    """What measures the model on whole predictions, if the options ask for it."""
+    if not options.evaluate_every:
+        return []
+    # One for all epochs: it keeps what it prepared for each picture size.
+    runner = dataclasses.replace(load_runner(model), metadata=metadata)
+    monitored = options.keep_best.removeprefix(VALIDATION)
+    return [
+        EpochScores(
+            lambda: recipe.epoch_scores((recipe.epoch_evaluate or recipe.evaluate)(runner, source)),
+            recipe.epoch_score_names,
+            every=options.evaluate_every,
+            epochs=options.epochs,
+            strategy=strategy,
+            needed=monitored if monitored in recipe.epoch_score_names else None,
+        )
+    ]
 
 
 def _keys(recipe: Recipe, source: Source) -> tuple[str, ...]:
@@ -223,10 +283,13 @@ def _sharded(dataset: tf.data.Dataset) -> tf.data.Dataset:
     return dataset.with_options(options)
 
 
+_POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+
+
 @contextlib.contextmanager
 def _precision(name: str) -> Iterator[None]:
     before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16" if name == "bfloat16" else "float32")
+    keras.config.set_dtype_policy(_POLICIES[name])
     try:
         yield
     finally:
@@ -266,6 +329,21 @@ def _tensorboard(out: Path, chief: bool) -> list[Callable]:
     if not chief or importlib.util.find_spec("tensorboard") is None:
         return []
     return [keras.callbacks.TensorBoard(out / "tensorboard", write_graph=False)]
+
+
+def _check_scores(recipe: Recipe, options: TrainingOptions, val_source: Source | None) -> None:
+    every = options.evaluate_every
+    if every and recipe.epoch_scores is None:
+        raise ValueError(
+            f"{recipe.name} measures all its scores after every epoch. Leave out evaluate_every={every}, which is for "
+            "systems whose scores need whole predictions, such as detectors."
+        )
+    if every and val_source is None:
+        raise ValueError(f"evaluate_every={every} needs validation data, and there is none. Leave it out.")
+    if not every and options.keep_best.removeprefix(VALIDATION) in recipe.epoch_score_names:
+        raise ValueError(
+            f"keep_best={options.keep_best} needs evaluate_every=1 (or more), which measures it during the training."
+        )
 
 
 def _check_folder(out: Path, resume: bool) -> None:

@@ -16,6 +16,10 @@ def make_optimizer(options: TrainingOptions, steps_per_epoch: int) -> keras.opti
     }
     if options.optimizer == "sgd":
         optimizer = keras.optimizers.SGD(momentum=options.momentum, weight_decay=options.weight_decay or None, **common)
+    elif options.optimizer == "rmsprop":
+        optimizer = keras.optimizers.RMSprop(
+            rho=0.95, momentum=0.9, centered=True, epsilon=1e-4, weight_decay=options.weight_decay or None, **common
+        )
     elif options.optimizer == "adam":
         optimizer = keras.optimizers.Adam(**common)
     else:

@@ -8,6 +8,7 @@ import os
 import tensorflow as tf
 
 from keras_cv_lectures.errors import ModelError
+from keras_cv_lectures.serving import require_tensorflow
 
 STRATEGIES = ("none", "mirrored", "multiworker")
 
@@ -20,9 +21,10 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
             "multiworker" (the processes that `TF_CONFIG` names).
 
     Raises:
-        ModelError: for "multiworker" without a usable `TF_CONFIG`, with an example of one.
+        ModelError: for "multiworker" without a usable `TF_CONFIG`, with an example of one, and on another backend.
         ValueError: for another name.
     """
+    require_tensorflow("The trainer")
     if name == "none":
         return tf.distribute.get_strategy()
     if name == "mirrored":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,19 @@ from keras_cv_lectures.errors import DataError
 History = Sequence[Mapping[str, Any]]
 
 VALIDATION = "val_"
-SMALLER_IS_BETTER = ("loss", "error", "learning_rate")
+SMALLER_IS_BETTER = ("loss", "error", "learning_rate", "cross_entropy", "doubly_stochastic")
+WORDS = {
+    "loss_objectness": "RPN objectness loss",
+    "loss_rpn_box_reg": "RPN box loss",
+    "loss_classifier": "class loss",
+    "loss_box_reg": "box loss",
+    "loss_mask": "mask loss",
+    "loss_keypoint": "keypoint loss",
+    "rouge_l": "ROUGE-L",
+    "cider": "CIDEr-D",
+    "exact_match": "exact captions",
+    "attention_in_box": "attention in the box",
+}
 LARGEST_ANNOTATED = 12
 LARGEST_NAMED = 60
 
@@ -82,6 +95,48 @@ def training_curves(
     return _png(figure)
 
 
+def joint_curves(history: History, names: Sequence[str], *, title: str = "", theme: str = "light") -> bytes:
+    """Draws several shares (0..1) over the epochs in one chart, each with its best epoch marked.
+
+    Args:
+        history: as of `training_curves`.
+        names: what to draw (without `val_`): the validation's values where there are any, else the training's.
+        title: words above.
+        theme: "light" or "dark".
+
+    Returns:
+        A PNG file.
+
+    Raises:
+        DataError: there is nothing to draw, or the theme is unknown.
+    """
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    colors = _theme(theme)
+    figure = Figure(figsize=(4.4, 2.9), facecolor=colors.ground, layout="constrained")
+    axes = figure.subplots()
+    epochs = _epochs(history)
+    for number, name in enumerate(names):
+        values = _column(history, VALIDATION + name)
+        values = values if np.isfinite(values).any() else _column(history, name)
+        known = np.isfinite(values)
+        if not known.any():
+            continue
+        best, color = int(np.nanargmax(values)), colormaps["tab10"](number % 10)
+        label = f"{quantity_words(name)}  {values[best]:.3f}"
+        axes.plot(epochs[known], values[known], color=color, linewidth=1.8, label=label)
+        axes.plot(epochs[best], values[best], "o", color=color, markersize=6)
+    if not axes.lines:
+        raise DataError(f"history holds no finite number of {', '.join(names) or 'no name'} to draw.")
+    _finish_axes(axes, title, epochs, colors)
+    axes.set_ylim(0, 1.02)
+    legend = axes.legend(loc="best", fontsize=8, frameon=False, labelcolor=colors.ink)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    return _png(figure)
+
+
 def confusion_figure(confusion: np.ndarray, classes: Sequence[str], *, theme: str = "light") -> bytes:
     """Draws a confusion matrix: rows are the truth, columns the prediction, colour is the share of the row.
 
@@ -130,10 +185,26 @@ def confusion_figure(confusion: np.ndarray, classes: Sequence[str], *, theme: st
     return _png(figure)
 
 
+def quantity_words(name: str) -> str:
+    """The name of a history column (without `val_`) for people."""
+    if name in WORDS:
+        return WORDS[name]
+    words = re.sub(r"\bbleu(\d)\b", r"BLEU-\1", name.replace("_", " ").replace("iou", "IoU"))
+    return re.sub(r"\b(ap|ar)(?=\d|\b)", lambda m: m[1].upper(), words)
+
+
+def is_average_precision(name: str) -> bool:
+    """Whether a history column (without `val_`) is an average precision, such as `ap50` or `mask_ap`."""
+    return re.search(r"(^|_)ap\d*(_|$)", name) is not None
+
+
+def smaller_is_better(name: str) -> bool:
+    """Whether the best epoch of a quantity is the one with its smallest value."""
+    return name.endswith(SMALLER_IS_BETTER) or name.startswith("loss_")
+
+
 def _draw_curve(axes: Any, history: History, name: str, colors: Theme) -> None:
-    epochs = _column(history, "epoch")
-    if not np.isfinite(epochs).all():
-        epochs = np.arange(1, len(history) + 1)
+    epochs = _epochs(history)
     training, validation = _column(history, name), _column(history, VALIDATION + name)
     for values, color, label in (
         (training, colors.training, "training"),
@@ -152,14 +223,18 @@ def _draw_curve(axes: Any, history: History, name: str, colors: Theme) -> None:
         axes.set_title(told, fontsize=9, color=colors.validation, loc="right")
         if np.isfinite(training).any():
             axes.legend(loc="best", fontsize=8, frameon=False, labelcolor=colors.ink)
-    axes.set_title(_words(name), fontsize=11, color=colors.ink, loc="left", fontweight="bold", parse_math=False)
+    _finish_axes(axes, quantity_words(name), epochs, colors)
+
+
+def _finish_axes(axes: Any, title: str, epochs: np.ndarray, colors: Theme) -> None:
+    axes.set_title(title, fontsize=11, color=colors.ink, loc="left", fontweight="bold", parse_math=False)
     axes.set_xlabel("epoch", fontsize=9, color=colors.ink)
     axes.set_facecolor(colors.ground)
     axes.grid(color=colors.faint, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(which="both", colors=colors.ink, labelsize=8, length=0)
     axes.margins(x=0.03, y=0.12)
-    if len(history) > 1:
+    if len(epochs) > 1:
         axes.xaxis.get_major_locator().set_params(integer=True)
     else:
         axes.set_xticks([float(epochs[0])])
@@ -168,9 +243,10 @@ def _draw_curve(axes: Any, history: History, name: str, colors: Theme) -> None:
         spine.set_color(colors.faint)
 
 
-def smaller_is_better(name: str) -> bool:
-    """Whether the best epoch of a quantity is the one with its smallest value."""
-    return name.endswith(SMALLER_IS_BETTER)
+def _epochs(history: History) -> np.ndarray:
+    """(epochs,) float64: the key "epoch" where every row has it, else counted from 1."""
+    epochs = _column(history, "epoch")
+    return epochs if np.isfinite(epochs).all() else np.arange(1.0, len(history) + 1)
 
 
 def _label_classes(axes: Any, classes: Sequence[str], colors: Theme) -> None:
@@ -216,10 +292,6 @@ def _compact(count: float) -> str:
         if count >= unit:
             return f"{count / unit:.3g}{letter}"
     return f"{count:.0f}"
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ").replace("iou", "IoU")
 
 
 def _short(name: str, longest: int = 22) -> str:

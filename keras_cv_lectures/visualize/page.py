@@ -7,6 +7,8 @@ import html
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+WIDE = 9  # Columns of a table beyond which they stand closer.
+
 STYLE = """
 :root {
   color-scheme: light dark;
@@ -45,6 +47,9 @@ th, td { padding: 7px 16px 7px 0; border-bottom: 1px solid var(--line); }
 tbody tr:last-child td { border-bottom: 0; }
 th:last-child, td:last-child { padding-right: 0; }
 td { white-space: nowrap; }
+.wide { font-size: 13px; }
+.wide th { font-size: 12px; }
+.wide th, .wide td { padding-right: 11px; }
 .number { text-align: right; }
 .bar {
   display: inline-block; width: 132px; height: 10px; border-radius: 3px; background: var(--line); margin-right: 10px;
@@ -73,6 +78,7 @@ img { display: block; max-width: 100%; height: auto; }
 }
 .example p b { white-space: nowrap; font-variant-numeric: tabular-nums; }
 .panels { display: grid; grid-template-columns: repeat(4, 1fr); gap: 10px; }
+.panels.three { grid-template-columns: repeat(3, 1fr); }
 .panels img { width: 100%; border-radius: 4px; }
 figure { margin: 0; }
 figcaption { margin-top: 4px; color: var(--soft); font-size: 12.5px; }
@@ -100,7 +106,7 @@ li { overflow-wrap: anywhere; }
   .tile { padding: 10px 14px; }
   .tile b { font-size: 23px; }
   .bar { width: 64px; }
-  .panels { grid-template-columns: 1fr 1fr; }
+  .panels, .panels.three { grid-template-columns: 1fr 1fr; }
   dl { grid-template-columns: 1fr; gap: 0; }
   dd { margin-bottom: 10px; }
 }
@@ -153,8 +159,9 @@ def table(name: str, heads: Sequence[tuple[str, bool]], rows: Iterable[Sequence[
         "<tr>" + "".join(f"<td{kind}>{cell}</td>" for cell, kind in zip(row, kinds, strict=True)) + "</tr>"
         for row in rows
     )
+    wide = ' class="wide"' if len(heads) > WIDE else ""
     return (
-        f'<div class="scroll"><table id="{escape(name)}">\n<thead><tr>{head}</tr></thead>\n'
+        f'<div class="scroll"><table id="{escape(name)}"{wide}>\n<thead><tr>{head}</tr></thead>\n'
         f"<tbody>\n{body}\n</tbody></table></div>"
     )
 

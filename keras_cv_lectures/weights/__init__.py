@@ -1,6 +1,7 @@
 """Weights: foreign and local files -> variables of our models. Nothing is downloaded unless a caller asks for it."""
 
 from keras_cv_lectures.weights.caffe import load_caffe, read_caffemodel
+from keras_cv_lectures.weights.captions import arctic_vocabulary, load_caption_weights, tutorial_vocabulary
 from keras_cv_lectures.weights.convolutionalize import load_vgg16
 from keras_cv_lectures.weights.keras_applications import load_imagenet
 from keras_cv_lectures.weights.local import copy_weights, load_weights
@@ -10,9 +11,11 @@ from keras_cv_lectures.weights.torchvision import load_torch, to_torch_state
 
 __all__ = [
     "PUBLISHED",
+    "arctic_vocabulary",
     "copy_weights",
     "download",
     "load_caffe",
+    "load_caption_weights",
     "load_imagenet",
     "load_torch",
     "load_vgg16",
@@ -20,4 +23,5 @@ __all__ = [
     "read_caffemodel",
     "read_torch",
     "to_torch_state",
+    "tutorial_vocabulary",
 ]

@@ -113,9 +113,11 @@ def _read_blob(data: memoryview) -> np.ndarray:
     dtype = "<f8" if pieces["<f8"] else "<f4"
     parts = pieces[dtype]
     # One packed piece, which is what Caffe writes, is used where it lies.
-    values = np.frombuffer(parts[0] if len(parts) == 1 else b"".join(parts), dtype)
+    values = np.frombuffer(parts[0] if parts else b"", dtype)
     if len(shape) > _MAX_DIMENSIONS or any(size < 0 for size in shape) or math.prod(shape) != values.size:
         raise _WireError(f"its shape {tuple(shape[:_MAX_DIMENSIONS])} does not hold its {values.size} numbers")
+    if not values.size:  # NumPy refuses a side of 2**62 even where another is 0.
+        raise _WireError("it holds no number")
     return values.astype("float32", copy=False).reshape(shape)
 
 
@@ -136,14 +138,14 @@ def _read_shape(data: memoryview) -> list[int]:
 
 def _collect(pieces, wire, value, single, width):
     """Adds the bytes of packed numbers, or of one number that is not packed."""
-    if wire == _BYTES and len(value) % width == 0:
-        pieces.append(value)
-    elif wire != single:
+    if wire != single and (wire != _BYTES or len(value) % width):
         raise _WireError("its data is no list of numbers")
-    elif pieces and isinstance(pieces[-1], bytearray):
-        pieces[-1] += value  # grows in place: a list of single numbers would cost ten times the memory
-    else:
-        pieces.append(bytearray(value))
+    if not pieces:
+        pieces.append(value)
+        return
+    if not isinstance(pieces[0], bytearray):
+        pieces[0] = bytearray(pieces[0])
+    pieces[0] += value  # grows in place: a list of single numbers would cost a hundred times the memory
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:

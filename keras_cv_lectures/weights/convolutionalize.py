@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_cv_lectures.errors import ModelError
+from keras_cv_lectures.weights.h5 import check_h5
 from keras_cv_lectures.weights.keras_applications import adapt_first_kernel
 
 _FULLY_CONNECTED = {"fc1": "fc6", "fc2": "fc7", "predictions": "fc8"}
@@ -76,7 +77,7 @@ def read_vgg16(source: str | os.PathLike | keras.Model) -> Layers:
         found = _caffe_blobs(source) if caffe else _keras_arrays(source)
     except ModelError:
         raise
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # Damaged files make zip, HDF5 and Keras raise almost anything.
         hint = " Without network, copy Keras's file here and pass its path." if source == "imagenet" else ""
         raise ModelError(f"{_described(source)} cannot be read: {error}.{hint}") from error
     renamed = {name if caffe else caffe_name(name): arrays for name, arrays in found.items()}
@@ -171,6 +172,7 @@ def _h5_arrays(path: Path) -> Layers:
     """A file of `keras.applications`, read without building the 138 million parameters that it fills."""
     import h5py
 
+    check_h5(path)
     with h5py.File(path) as file:
         groups = file.get("model_weights", file)
         names = [_text(name) for name in groups.attrs["layer_names"]]

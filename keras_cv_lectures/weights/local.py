@@ -13,21 +13,28 @@ import keras
 import numpy as np
 
 from keras_cv_lectures.errors import ModelError
+from keras_cv_lectures.runners import load_keras_model
 from keras_cv_lectures.weights.caffe import load_caffe
+from keras_cv_lectures.weights.captions import CAPTION_SUFFIXES, is_captioner, load_caption_weights
+from keras_cv_lectures.weights.h5 import check_h5
 from keras_cv_lectures.weights.pth import TORCH_SUFFIXES
 from keras_cv_lectures.weights.published import download, find_published
 from keras_cv_lectures.weights.torchvision import load_torch
 
 
-def load_weights(model: keras.Model, path: str | os.PathLike, *, architecture: str | None = None) -> None:
+def load_weights(
+    model: keras.Model, path: str | os.PathLike, *, architecture: str | None = None, whole: bool = False
+) -> None:
     """Loads the weights at `path` into `model`.
 
     A file may differ in its head: layers whose number of classes differs keep their values, and a warning names them.
 
     Args:
-        path: a `.keras`, `.weights.h5`, `.pth`, `.pt`, `.safetensors` or `.caffemodel` file, or the name of published
-            weights, such as "torchvision/coco-voc", which are downloaded once.
+        path: a `.keras`, `.weights.h5`, `.pth`, `.pt`, `.safetensors` or `.caffemodel` file, for a captioner also
+            `.npz` (see `load_caption_weights`), or the name of published weights, such as "torchvision/coco-voc", which
+            are downloaded once.
         architecture: torchvision's name of the network, by which published weights are found.
+        whole: a `.keras` file whose head differs does not fit.
 
     Raises:
         ModelError: the file is absent, of another kind, or does not fit; the name is unknown or there is no network.
@@ -37,16 +44,20 @@ def load_weights(model: keras.Model, path: str | os.PathLike, *, architecture: s
     path = Path(path)
     if not path.exists():
         raise ModelError(f"`weights` must be an existing file. Received: weights={str(path)!r}")
+    if path.suffix in CAPTION_SUFFIXES and is_captioner(model):
+        load_caption_weights(model, path)
+        return
     if path.suffix in TORCH_SUFFIXES:
-        load_torch(model, path)
+        load_torch(model, path, names=getattr(model, "torch_names", None))
         return
     if path.suffix == ".caffemodel":
         load_caffe(model, path)
         return
     if path.name.endswith(".weights.h5"):
         try:
+            check_h5(path)
             model.load_weights(path)
-        except (ValueError, OSError) as error:
+        except Exception as error:  # Damaged files make HDF5 and Keras raise almost anything.
             raise ModelError(f"`weights` file {path} does not fit the model {model.name!r}: {error}") from error
         return
     if path.suffix != ".keras":
@@ -55,12 +66,14 @@ def load_weights(model: keras.Model, path: str | os.PathLike, *, architecture: s
             f"Received: weights={str(path)!r}"
         )
     try:
-        source = keras.saving.load_model(path, compile=False)
-    except (ValueError, OSError, TypeError, KeyError) as error:
-        raise ModelError(f"`weights` file {path} cannot be read: {error}") from error
+        source = load_keras_model(path)
+    except ModelError as error:
+        raise ModelError(f"`weights` cannot be read: {error}") from error
     skipped = copy_weights(source, model)
     if len(skipped) == len([layer for layer in model.layers if layer.weights]):
         raise ModelError(f"`weights` file {path} fits no layer of {model.name!r}: it holds {source.name!r}.")
+    if skipped and whole:
+        raise ModelError(f"`weights` file {path} does not fit the model {model.name!r}: other shapes for {skipped}.")
     if skipped:
         warnings.warn(f"{path.name} has other shapes for {skipped}: these keep their initial values.", stacklevel=3)
 

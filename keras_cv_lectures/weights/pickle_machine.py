@@ -131,12 +131,16 @@ class _Machine:
 
     def _stack_global(self, _):
         name, module = self.pop(), self.pop()
+        # Nothing else is made a text: of lists that hold each other it may be endless.
+        if type(name) is not str or type(module) is not str:
+            raise TypeError("a name that is no text")
         self._name(f"{module} {name}")
 
     def _name(self, name):
         if name not in self.known:
+            shown = name[:100].replace(" ", ".")
             raise ModelError(
-                f"the file names {name.replace(' ', '.')!r}, which is not plain weights, so it is not read: nothing in "
+                f"the file names {shown!r}, which is not plain weights, so it is not read: nothing in "
                 "a weight file is run. Save the tensors alone: torch.save(model.state_dict(), PATH)"
             )
         self.stack.append(self.known[name])

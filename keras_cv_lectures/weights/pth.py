@@ -22,7 +22,7 @@ import numpy as np
 from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.weights.pickle_machine import read_pickle
 from keras_cv_lectures.weights.safetensors import read_safetensors
-from keras_cv_lectures.weights.storages import Storage, StorageType, Tensor
+from keras_cv_lectures.weights.storages import MOST_AXES, Storage, StorageType, Tensor
 
 TORCH_SUFFIXES = (".pth", ".pt", ".safetensors")
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -60,7 +60,7 @@ def read_torch(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def _told(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    return str(error)[:500] or type(error).__name__
 
 
 def _state(value: Any) -> dict[str, np.ndarray]:
@@ -167,10 +167,21 @@ def _parameter(tensor: Any, *_: Any) -> Any:
     return tensor
 
 
-def _ordered_dict(pairs: Any = ()) -> dict:
-    if not all(isinstance(key, str | int) for key, _ in pairs):
-        raise ModelError("a key of a dict is neither a name nor a number")
-    return dict(pairs)
+def _ordered_dict(pairs: Any = None) -> dict:
+    if pairs is None:
+        return {}
+    if type(pairs) is not list or not all(isinstance(key, str | int) for key, _ in pairs):
+        raise ModelError("a dict is made of something else than pairs of a name or a number and a value")
+    made = dict(pairs)
+    # A list can be named again for two bytes: copied each time, it would take any amount of memory.
+    pairs.clear()
+    return made
+
+
+def _size(numbers: Any = ()) -> tuple:
+    if not isinstance(numbers, list | tuple) or len(numbers) > MOST_AXES:
+        raise ModelError(f"a size is {reprlib.repr(numbers)}; expected at most {MOST_AXES} numbers")
+    return tuple(numbers)
 
 
 _DTYPES = {
@@ -191,7 +202,7 @@ _FUNCTIONS: dict[str, Callable] = {
     "torch._utils _rebuild_tensor_v2": _tensor,
     "torch._utils _rebuild_parameter": _parameter,
     "torch.nn.parameter Parameter": _parameter,
-    "torch Size": tuple,
+    "torch Size": _size,
 }
 _KNOWN = _FUNCTIONS | {
     f"{module} {name}": StorageType(name, code) for module in ("torch", "torch.cuda") for name, code in _DTYPES.items()

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import http.client
 import os
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import keras
@@ -53,6 +50,7 @@ def _file(name: str, label: str, megabytes: float, holds: str) -> PublishedFile:
 
 
 _COCO = "COCO train2017 with the 21 classes of VOC: mean IoU {}, pixel accuracy {} on val2017"
+_DETECTION = "COCO train2017: {} on val2017"
 _IMAGENET = "ImageNet-1K, recipe {}: top-1 {}"
 PUBLISHED = {
     file.name: file
@@ -62,6 +60,33 @@ PUBLISHED = {
         _file("deeplabv3_resnet50_coco-cd0a2569.pth", "coco-voc", 160.515, _COCO.format(66.4, 92.4)),
         _file("deeplabv3_resnet101_coco-586e9e4e.pth", "coco-voc", 233.217, _COCO.format(67.4, 92.4)),
         _file("deeplabv3_mobilenet_v3_large-fc3c493d.pth", "coco-voc", 42.301, _COCO.format(60.3, 91.2)),
+        _file("fasterrcnn_resnet50_fpn_coco-258fb6c6.pth", "coco_v1", 159.743, _DETECTION.format("box AP 37.0")),
+        _file("fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth", "coco_v1", 167.104, _DETECTION.format("box AP 46.7")),
+        _file(
+            "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth", "coco_v1", 169.84, _DETECTION.format("box AP 37.9, mask AP 34.6")
+        ),
+        _file(
+            "maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth",
+            "coco_v1",
+            177.219,
+            _DETECTION.format("box 47.4, mask AP 41.8"),
+        ),
+        _file(
+            "keypointrcnn_resnet50_fpn_coco-fc266e95.pth",
+            "coco_v1",
+            226.054,
+            _DETECTION.format("box AP 54.6, keypoint AP 65.0"),
+        ),
+        _file(
+            "keypointrcnn_resnet50_fpn_coco-9f466800.pth",
+            "coco_legacy",
+            226.054,
+            _DETECTION.format("box AP 50.6, keypoint AP 61.1"),
+        ),
+        _file("fasterrcnn_mobilenet_v3_large_fpn-fb6a3cc7.pth", "coco_v1", 74.239, _DETECTION.format("box AP 32.8")),
+        _file(
+            "fasterrcnn_mobilenet_v3_large_320_fpn-907ea3f9.pth", "coco_v1", 74.239, _DETECTION.format("box AP 22.8")
+        ),
         _file("resnet50-0676ba61.pth", "imagenet", 97.781, _IMAGENET.format(1, 76.130)),
         _file("resnet50-11ad3fa6.pth", "imagenet-v2", 97.79, _IMAGENET.format(2, 80.858)),
         _file("resnet101-63fe2227.pth", "imagenet", 170.511, _IMAGENET.format(1, 77.374)),
@@ -118,9 +143,12 @@ def download(file: PublishedFile | str) -> Path:
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
+    # Imported here: HTTP and TLS are a tenth of the time that importing this package takes.
+    import http.client
+
     try:
         _fetch(file.url, part)
-    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+    except (http.client.HTTPException, OSError) as error:
         kept = f" The {part.stat().st_size} bytes that came are kept; ask again to go on." if part.exists() else ""
         raise ModelError(
             f"{file.name} ({file.megabytes:.0f} MB) could not be downloaded from {file.url}: {error}.{kept} Without "
@@ -138,6 +166,9 @@ def download(file: PublishedFile | str) -> Path:
 
 def _fetch(url: str, part: Path) -> None:
     """Brings `part` to the whole file, from the byte that it ends with."""
+    import urllib.error
+    import urllib.request
+
     start = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:

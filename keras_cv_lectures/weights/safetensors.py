@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from keras_cv_lectures.errors import ModelError
-from keras_cv_lectures.weights.storages import StorageType, as_numbers
+from keras_cv_lectures.weights.storages import MOST_AXES, StorageType, as_numbers
 
 _LARGEST_HEADER = 100 * 10**6
 _CODES = {
@@ -49,8 +49,11 @@ def read_safetensors(file: BinaryIO) -> dict[str, np.ndarray]:
     entries = {name: _entry(name, entry) for name, entry in header.items() if name != "__metadata__"}
     start = 8 + length
     # The format forbids overlaps; they would let a small file ask for any amount of memory.
-    if sum(end - begin for *_, begin, end in entries.values()) > size - start:
-        raise ModelError(f"its tensors claim more than the {size - start} bytes of numbers that it has")
+    last, before = 0, None
+    for name, (*_, begin, end) in sorted(entries.items(), key=lambda item: item[1][2:]):
+        if begin < last:
+            raise ModelError(f"tensor {name!r} begins at byte {begin}, inside of {before!r}, which ends at {last}")
+        last, before = end, name
     arrays = {}
     for name, (kind, shape, begin, end) in entries.items():
         if end > size - start:
@@ -67,6 +70,7 @@ def _entry(name: str, entry: Any) -> tuple[StorageType, list[int], int, int]:
         numbers = [*shape, begin, end]
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"tensor {name!r} is described as {str(entry)[:200]}, which is not understood") from error
-    if not all(type(n) is int and n >= 0 for n in numbers) or begin > end:
+    plain = type(shape) is list and len(shape) <= MOST_AXES and all(type(n) is int and 0 <= n < 2**63 for n in numbers)
+    if not plain or begin > end:
         raise ModelError(f"tensor {name!r} is described as {str(entry)[:200]}, which is not understood")
     return kind, shape, begin, end

@@ -11,7 +11,9 @@ import numpy as np
 
 from keras_cv_lectures.errors import ModelError
 
-_MOST_AXES = 16
+MOST_AXES = 16
+# Products of longer numbers, which a file may hold, would take hours.
+_LARGEST = 2**63
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +71,8 @@ class Tensor:
 
     def __init__(self, storage: Any, offset: Any, size: Any, stride: Any):
         numbers = [offset, *size, *stride] if type(size) is type(stride) is tuple else [None]
-        plain = all(type(n) is int and n >= 0 for n in numbers)
-        if not isinstance(storage, Storage) or not plain or len(size) != len(stride) or len(size) > _MOST_AXES:
+        plain = all(type(n) is int and 0 <= n < _LARGEST for n in numbers)
+        if not isinstance(storage, Storage) or not plain or len(size) != len(stride) or len(size) > MOST_AXES:
             raise ModelError(f"a tensor is damaged: (size, stride, offset) is {reprlib.repr((size, stride, offset))}")
         self.count = math.prod(size)
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -20,7 +21,13 @@ from keras_cv_lectures.weights.keras_applications import adapt_first_kernel
 from keras_cv_lectures.weights.pth import read_torch
 
 # The layers that score the classes, which are other classes in another data set.
-HEAD = ("classifier.4", "aux_classifier.4")
+HEAD = (
+    "classifier.4",
+    "aux_classifier.4",
+    "roi_heads.box_predictor.*",
+    "roi_heads.mask_predictor.mask_fcn_logits",
+    "roi_heads.keypoint_predictor.*",
+)
 # What a model may lack although the file has it: the auxiliary head, and the classifier of a ResNet.
 IGNORE = ("aux_classifier.", "fc.")
 # The layers of VGG16 under their names in Caffe, and where torchvision keeps them.
@@ -42,6 +49,12 @@ VGG16_NAMES = {
     "fc7": "classifier.3",
     "fc8": "classifier.6",
 }
+# Detection files of 2019 have older names: (pattern, replacement).
+_LEGACY = (
+    (r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1"),
+    (r"\bfpn\.(inner_blocks|layer_blocks)\.(\d+)\.(weight|bias)$", r"fpn.\1.\2.0.\3"),
+    (r"^roi_heads\.mask_head\.mask_fcn(\d)\.", lambda match: f"roi_heads.mask_head.{int(match[1]) - 1}.0."),
+)
 # How files may begin their names: a whole segmentation network, the convolutions of a classifier.
 _PREFIXES = ("", "backbone.", "features.")
 _SUFFIXES = {
@@ -86,7 +99,7 @@ def load_torch(
     """
     state = dict(source) if isinstance(source, Mapping) else read_torch(source)
     what = "the state dict" if isinstance(source, Mapping) else os.fspath(source)
-    state = _without_wrapper(state)
+    state = _current_names(_without_wrapper(state))
     slots = list(_slots(model, names or {}))
     if prefix is None:
         prefix = max(_PREFIXES, key=lambda p: sum(f"{p}{slot.key}" in state for slot in slots))
@@ -222,6 +235,15 @@ def _without_wrapper(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     if state and all(key.startswith("module.") for key in state):
         return {key.removeprefix("module."): value for key, value in state.items()}
     return state
+
+
+def _current_names(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def current(key: str) -> str:
+        for pattern, replacement in _LEGACY:
+            key = re.sub(pattern, replacement, key)
+        return key
+
+    return {current(key): value for key, value in state.items()}
 
 
 def _may_be_left(key: str, ignore: Sequence[str]) -> bool:

@@ -51,7 +51,7 @@ def test_the_depthwise_that_lost_its_stride_takes_the_new_rate(large):
 
 def test_taps_have_the_channels_of_table_1(large):
     channels = {stage: value.shape[-1] for stage, value in large.output.items()}
-    assert channels == {"c1": 16, "c2": 24, "aux": 40, "c3": 40, "c4": 112, "c5": 960}
+    assert channels == {"c1": 16, "c2": 24, "aux": 40, "c3": 40, "c4": 112, "c5_early": 160, "c5": 960}
 
 
 @pytest.mark.parametrize("prefix", ["features.", "backbone."], ids=["classifier", "segmentation network"])

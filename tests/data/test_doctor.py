@@ -1,10 +1,11 @@
+import re
 import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from keras_cv_lectures.data import CAMVID_CLASSES, doctor, examine, open_source, shapes_source
+from keras_cv_lectures.data import CAMVID_CLASSES, Source, doctor, examine, open_source, shapes_source
 
 
 def write(path, array):
@@ -150,6 +151,52 @@ def test_generated_data_and_sources_of_any_kind():
     report = examine([source, source.subset([0], "copy")])
     assert sum("several splits" in warning for warning in report.warnings) == 1
     assert not examine([source.subset([], "none")]).ok
+
+
+def objects_source(boxes, windows=None, classes=("cat", "dog")):
+    """Pictures with given boxes, all of the first class."""
+
+    def read(index):
+        found = np.asarray(boxes[index], np.float32).reshape(-1, 4)
+        example = {"image": np.full((8, 8, 3), index, np.uint8), "boxes": found}
+        example |= {"labels": np.zeros(len(found), np.int32), "crowd": np.zeros(len(found), bool)}
+        return example | ({"mask_windows": np.asarray(windows[index], np.int32).reshape(-1, 4)} if windows else {})
+
+    return Source(
+        name="toy",
+        ids=tuple(f"e{i}" for i in range(len(boxes))),
+        read=read,
+        classes=classes,
+        colors=((0, 0, 0),) * len(classes),
+        object_classes=classes,
+    )
+
+
+def test_counts_of_objects():
+    report = examine([objects_source([[[0, 0, 2, 8], [0, 0, 8, 8]], [], [[1, 1, 3, 3]]])])
+    split = report.splits[0]
+    cat, dog = split.objects
+    assert (cat.name, cat.objects, cat.share, cat.pictures, cat.side) == ("cat", 3, 1.0, 2, 4.0)
+    assert (dog.objects, dog.share, dog.pictures, dog.side) == (0, 0.0, 0, 0.0)
+    assert split.without_objects == 1
+    assert split.labels == ()
+    assert report.warnings == ("toy: no object of 'dog'.",)
+    text = report.text()
+    assert "pictures without objects: 1" in text
+    assert re.search(r"0 +cat +3 +100\.00% +2 +4\.0 px", text)
+
+
+def test_warnings_about_objects():
+    twice = examine([objects_source([[[0, 0, 2, 8]] * 2, [[0, 0, 2, 8]]], classes=("cat",))])
+    assert any("1 pictures name an object twice, with the same box and class: e0" in w for w in twice.warnings)
+    windows = [[[0, 0, 8, 2]], [[0, 0, 3, 8]]]
+    turned = examine([objects_source([[[0, 0, 2, 8]], [[0, 0, 2.4, 8]]], windows, classes=("cat",))])
+    assert any("1 pictures have an object whose mask and box hardly overlap: e0" in w for w in turned.warnings)
+    assert any("no picture has an object" in w for w in examine([objects_source([[], []])]).warnings)
+    many = tuple(f"c{i}" for i in range(30))
+    text = examine([objects_source([[[0, 0, 2, 8]]], classes=many)]).text()
+    assert re.search(r"\n +0 +c0 +1 ", text)
+    assert not re.search(r"\n +1 +c1 ", text)
 
 
 @pytest.mark.realdata

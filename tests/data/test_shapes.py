@@ -51,7 +51,7 @@ def plain_scene(*shapes):
 )
 def test_an_example_is_the_same_on_every_machine(seed, index, expected):
     example = draw_example(seed, index, SIZE)
-    checksum = zlib.crc32("\n".join([*example["captions"], *example["questions"].flat, *example["phrases"]]).encode())
+    checksum = zlib.crc32("\n".join([*example["sentences"], *example["questions"].flat, *example["phrases"]]).encode())
     for key in ("mask", "labels", "boxes", "image"):
         checksum = zlib.crc32(example[key].astype("<i4").tobytes(), checksum)
     assert len(example["labels"]) > 1
@@ -87,8 +87,11 @@ def test_dtypes_and_shapes(examples):
             assert (example[key].shape, example[key].dtype) == (shape, dtype), key
         assert example["attributes"].shape == (n, 2)
         assert example["phrases"].shape == (n,)
-        assert example["captions"].ndim == 1
-        assert len(example["captions"]) >= 2
+        assert example["captions"].shape == (1,)
+        assert example["caption_objects"].shape == (len(example["captions"][0].split()),)
+        assert example["caption_objects"].dtype == np.int32
+        assert example["sentences"].ndim == 1
+        assert len(example["sentences"]) >= 2
         assert example["questions"].shape[1] == 2
         assert isinstance(example["image_id"], str)
 
@@ -217,7 +220,9 @@ def test_empty_pictures_occur_at_the_stated_rate():
     assert abs(len(empty) - count * EMPTY_SHARE) < 4 * np.sqrt(count * EMPTY_SHARE * (1 - EMPTY_SHARE))
     example = draw_example(5, empty[0], SIZE)
     assert not example["mask"].any()
-    assert "empty" in example["captions"][0]
+    assert example["captions"].tolist() == ["an empty picture"]
+    assert example["caption_objects"].tolist() == [-1, -1, -1]
+    assert "empty" in example["sentences"][0]
     assert ("how many shapes are there?", "0") in {tuple(pair) for pair in example["questions"].tolist()}
     shapes = {key: example[key].shape for key in ("instance_masks", "boxes", "labels", "keypoints", "phrases")}
     assert shapes == {

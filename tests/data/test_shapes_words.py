@@ -2,17 +2,23 @@
 
 import re
 
+import numpy as np
 import pytest
 
+from keras_cv_lectures.data import shapes_source
 from keras_cv_lectures.data.shapes import (
+    CLEAR_GAP,
+    CLEAR_SHARE,
     SHAPE_CLASSES,
     SHAPE_COLORS,
     Background,
     Scene,
     draw_example,
+    is_clear,
     make_shape,
     render,
 )
+from keras_cv_lectures.text import tokenize
 
 SIZE = (96, 128)
 
@@ -61,12 +67,12 @@ def test_yes_and_no_are_balanced(examples):
     assert 0.45 < answers.count("yes") / len(answers) < 0.55
 
 
-def test_captions_are_true(examples):
+def test_sentences_are_true(examples):
     relations = 0
     for example in examples:
         things = _things(example)
         kinds = [kind for _, _, kind in things]
-        for caption in example["captions"].tolist():
+        for caption in example["sentences"].tolist():
             if not things:
                 assert "empty" in caption or "no shapes" in caption
             elif caption.startswith("a picture of "):
@@ -87,6 +93,80 @@ def test_captions_are_true(examples):
                 alike = [i for i, thing in enumerate(things) if thing == tuple(match[1].split())]
                 assert any(_lies(match[2], example["boxes"][i]) for i in alike), caption
     assert relations > 60
+
+
+def test_the_caption_names_every_shape_from_left_to_right(examples):
+    joints = set()
+    for example in examples:
+        things, (caption,), objects = _things(example), example["captions"].tolist(), example["caption_objects"]
+        words = caption.split()
+        assert words == tokenize(caption)
+        named = objects[objects >= 0].tolist()
+        assert sorted(named) == list(range(len(things))), "each shape once"
+        if not things:
+            assert caption == "an empty picture"
+            continue
+        places = np.flatnonzero(objects >= 0)
+        for place, i in zip(places, named, strict=True):
+            assert words[place - 3 : place + 1] == ["a", *things[i]]
+        centers = [_center(example["boxes"][i])[0] for i in named]
+        for place, near, far in zip(places, centers, centers[1:], strict=False):
+            assert near <= far
+            joint = "left of" if far - near >= CLEAR_GAP * SIZE[1] else "and"
+            assert " ".join(words[place + 1 :]).startswith(f"{joint} a ")
+            joints.add(joint)
+        assert len(words) == 4 * len(things) + words.count("left") * 2 + words.count("and")
+    assert joints == {"left of", "and"}
+
+
+def test_a_caption_by_hand():
+    shapes = [
+        ("square", "red", (28.0, 10.0), 4.0),
+        ("star", "blue", (9.0, 20.0), 8.0),
+        ("ring", "cyan", (27.0, 25.0), 3),
+    ]
+    scene = Scene(
+        tuple(make_shape(SHAPE_CLASSES.index(kind), color, place, radius) for kind, color, place, radius in shapes),
+        Background.plain(),
+    )
+    example = render(scene, (32, 40))
+    assert example["captions"].tolist() == ["a large blue star left of a small cyan ring and a small red square"]
+    assert example["caption_objects"].tolist() == [-1, -1, -1, 1, -1, -1, -1, -1, -1, 2, -1, -1, -1, -1, 0]
+
+
+def test_clear_pictures_leave_no_doubt():
+    source = shapes_source(60, size=(48, 64), seed=2, max_shapes=3, clear=True)
+    counts = set()
+    for example in source:
+        counts.add(len(example["labels"]))
+        columns = np.sort([_center(box)[0] for box in example["boxes"]])
+        assert (np.diff(columns) >= CLEAR_GAP * 64).all()
+        assert " and " not in example["captions"][0]
+    assert counts == {0, 1, 2, 3}
+    # The same pictures whatever the number, each its own, with ids in a row.
+    longer = shapes_source(80, size=(48, 64), seed=2, max_shapes=3, clear=True)
+    assert longer.ids[:60] == source.ids
+    assert {source[i]["image_id"] for i in range(60)} == set(source.ids)
+    assert all(np.array_equal(longer[i]["image"], source[i]["image"]) for i in (0, 13, 59))
+    assert len({example["image"].tobytes() for example in longer}) == 80
+
+
+def test_a_shape_that_hides_another_is_not_clear():
+    square = SHAPE_CLASSES.index("square")
+
+    def clear(x):
+        """A square of side 8 at 12 under one of side 8 at x, on a picture 64 wide (gap 3.84 px)."""
+        radius = 4 * 2**0.5
+        shapes = (make_shape(square, "red", (12.0, 12.0), radius), make_shape(square, "blue", (x, 12.0), radius))
+        return is_clear(Scene(shapes, Background.plain()), (32, 64))
+
+    assert CLEAR_SHARE == 0.6
+    # From 5 px on, 5 of 8 columns of the lower one are seen; its visible box then ends at the upper one.
+    assert [clear(12.0 + gap) for gap in (1, 4, 5, 9)] == [False, False, True, True]
+    # Cut at the border.
+    assert [clear(x) for x in (60.0, 61.0, 64.0)] == [True, True, False]
+    above = (make_shape(square, "red", (12.0, 8.0), 4.0), make_shape(square, "blue", (14.0, 24.0), 4.0))
+    assert not is_clear(Scene(above, Background.plain()), (32, 64))
 
 
 # A reader of the sentences.

@@ -1,3 +1,4 @@
+import dataclasses
 import threading
 import time
 
@@ -46,6 +47,20 @@ def test_source_is_an_indexable_list():
         source.subset([1, 1])
     with pytest.raises(IndexError):
         source.subset([6])
+
+
+def test_names_of_objects_and_what_was_left_out():
+    source = dataclasses.replace(
+        make_source(), classes=("background", "cat"), colors=((0, 0, 0), (9, 9, 9)), object_classes=("cat",)
+    )
+    assert source.object_colors == ((9, 9, 9),)
+    assert make_source().object_colors == ()
+    with pytest.raises(DataError, match="object_classes must be the last ones of classes"):
+        dataclasses.replace(source, object_classes=("background",))
+    source = dataclasses.replace(source, inspect=lambda index: (source.read(index), (f"gone {index}",)))
+    assert source.subset([4, 1]).inspect(1)[1] == ("gone 1",)
+    assert source.subset([4, 1]).object_classes == ("cat",)
+    assert make_source().subset([0]).inspect is None
 
 
 def test_dataset_gives_what_the_source_gives():

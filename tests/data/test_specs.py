@@ -76,10 +76,24 @@ def test_folder_without_kind_is_recognised(camvid, tmp_path):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("coco:a.json,images", "'coco' is not supported by this version"),
-        ("yolo:dir", "'yolo' is not supported by this version"),
-        ("flickr:dir", "'flickr' is not supported"),
-        ("csv:file", "'csv' is not supported"),
+        ("coco:a.json,images", "a.json cannot be read"),
+        ("coco:a.json", "2 path"),
+        ("coco:a.json,.,split=val", "split= needs {split} in a path"),
+        ("coco:a.json,.,masks=maybe", "masks must be yes or no, not 'maybe'"),
+        ("vocboxes:.", "does not hold Pascal VOC boxes"),
+        ("yolo:dir", "dir is not a folder"),
+        ("yolo:.,seed=3", "'seed=3' is no option of 'yolo'"),
+        ("instances:.,.,void=x", "void must be a whole number"),
+        ("flickr:dir", "dir is not a folder"),
+        ("flickr:.", "holds no captions"),
+        ("flickr:.,labels=x", "'labels=x' is no option of 'flickr'; its options are split, channels"),
+        ("cococaptions:a.json,.", "a.json cannot be read"),
+        ("cococaptions:a.json", "2 path"),
+        ("captions:a.csv,.", "a.csv cannot be read"),
+        ("captions:a.csv,.,split=val", "split= needs {split} in a path"),
+        ("csv:file", "'csv' is no known kind of data"),
+        ("shapes:shapes=0", "shapes must be a whole number of at least 1"),
+        ("shapes:clear=maybe", "clear must be yes or no, not 'maybe'"),
         ("imagenet:dir", "'imagenet' is no known kind"),
         ("/nowhere/at/all", "no folder with a layout"),
         ("", "no folder with a layout"),
@@ -106,6 +120,36 @@ def test_errors_say_what_is_expected(spec, message, tmp_path, monkeypatch):
 
 def test_unsupported_kinds_come_with_examples_of_the_supported():
     with pytest.raises(DataError) as caught:
-        open_source("coco:x")
-    for form in ("shapes:count=400", "camvid:DIR", "folder:IMAGES,MASKS", "voc:DIR"):
+        open_source("video:x")
+    for form in (
+        "flickr:DIR",
+        "captions:CSV,IMAGES",
+        "shapes:count=400",
+        "camvid:DIR",
+        "folder:IMAGES,MASKS",
+        "voc:DIR",
+        "coco:JSON,IMAGES",
+        "yolo:DIR",
+    ):
         assert form in str(caught.value)
+
+
+def test_splits_of_data_with_objects(tmp_path):
+    spec = f"coco:{tmp_path}/{{split}}.json,{tmp_path}"
+    assert splits_of(parse_spec(spec)) == ("train",)
+    for name in ("train", "val"):
+        (tmp_path / f"{name}.json").write_text("{}")
+    assert splits_of(parse_spec(spec)) == ("train", "val")
+    assert has_splits(spec)
+    assert not has_splits(f"{spec},split=val")
+    assert splits_of(parse_spec(f"coco:{tmp_path}/train.json,{tmp_path}")) == (None,)
+    assert not has_splits(f"coco:{tmp_path}/train.json,{tmp_path}")
+
+
+def test_classes_of_a_source_with_background_are_those_of_its_objects(tmp_path):
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "images").mkdir()
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "images" / "a.png")
+    (tmp_path / "labels" / "a.txt").write_text("5 0.5 0.5 1 1")
+    shapes = open_source("shapes:count=1,size=32")
+    assert open_source(f"yolo:{tmp_path}", like=shapes).classes == shapes.object_classes == shapes.classes[1:]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import tensorflow as tf
 
 from keras_cv_lectures.layers import AtrousConv2D, ResizeCornersLike
 from keras_cv_lectures.layers.corners import corner_matrix
+from keras_cv_lectures.layers.portable import portable_operators
 
 
 @pytest.mark.parametrize("rate", [1, 2, 5])
@@ -87,3 +90,35 @@ def test_float64_has_no_dilated_gradient_on_a_cpu_and_is_computed_as_keras_does(
         return tape.gradient(y, x)
 
     assert np.isfinite(gradient(tf.ones((1, 7, 7, 1), "float64"))).all()
+
+
+@pytest.mark.parametrize("rate", [4, 5, 6, 7, 9, 11, (5, 8), (9, 3), (3, 6)])
+@pytest.mark.parametrize("portable", [False, True])
+def test_weights_that_meet_only_padding_can_be_left_out(rate, portable):
+    """Maps of 9 x 8: weights that are needed everywhere, in parts, along one axis, and in the middle alone."""
+    keras.utils.set_random_seed(0)
+    layer = AtrousConv2D(3, 3, padding="same", dilation_rate=rate)
+    theirs = keras.layers.Conv2D(3, 3, padding="same", dilation_rate=rate)
+    x = tf.constant(np.random.default_rng(0).normal(size=(2, 9, 8, 2)).astype("float32"))
+    layer.build(x.shape)
+    theirs.build(x.shape)
+    theirs.set_weights(layer.get_weights())
+    with tf.GradientTape() as tape, portable_operators() if portable else contextlib.nullcontext():
+        y = layer(x)
+        loss = tf.reduce_sum(y * tf.reshape(tf.linspace(-1.0, 1.0, tf.size(y)), y.shape))
+    np.testing.assert_allclose(y, theirs(x), rtol=1e-5, atol=1e-5)
+    with tf.GradientTape() as other:
+        z = theirs(x)
+        expected = tf.reduce_sum(z * tf.reshape(tf.linspace(-1.0, 1.0, tf.size(z)), z.shape))
+    gradients = tape.gradient(loss, layer.trainable_weights)
+    for got, wanted in zip(gradients, other.gradient(expected, theirs.trainable_weights), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_far_weights_are_not_multiplied_in_portable_graphs():
+    layer = AtrousConv2D(2, 3, padding="same", dilation_rate=6)
+    layer.build((None, None, None, 2))
+    with portable_operators():
+        graph = tf.function(lambda x: layer(x)).get_concrete_function(tf.TensorSpec((1, 9, 9, 2))).graph
+    shapes = [tuple(op.outputs[0].shape[1:3]) for op in graph.get_operations() if op.type == "Conv2D"]
+    assert sorted(shapes) == sorted([(a, b) for a in (3, 3, 3) for b in (3, 3, 3)])

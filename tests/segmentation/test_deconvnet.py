@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_cv_lectures.layers import SyncBatchNormalization
-from keras_cv_lectures.segmentation.deconvnet import PadToAtLeast, build_deconvnet
+from keras_cv_lectures.layers import PadToAtLeast, SyncBatchNormalization
+from keras_cv_lectures.segmentation.deconvnet import build_deconvnet
 
 
 def _trainable(model):
@@ -68,7 +68,7 @@ def test_switches_of_each_pooling_go_to_its_mirror():
         pool = model.get_layer(f"pool{stage}")
         _, switches, before = model.get_layer(f"unpool{stage}").input
         assert switches is pool.output[1]
-        assert before is pool.input is model.get_layer(f"relu{stage}_{last}").output
+        assert before is pool.input is model.get_layer(f"conv{stage}_{last}_relu").output
 
 
 def test_a_picture_of_the_published_size_is_one_vector_and_larger_ones_a_map():

@@ -290,6 +290,17 @@ def _variable(model, key):
     return getattr(layer, names[kind])
 
 
+def _in_float64(model):
+    """The same network with layers and variables in float64."""
+
+    def clone(layer):
+        return layer.__class__.from_config({**layer.get_config(), "dtype": "float64"})
+
+    copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
 @pytest.mark.golden
 def test_fcn_takes_the_recorded_training_steps(recorded):
     """Gradients of step 1 and state after step 3. Torch's running variance is the unbiased one, Keras's the biased.
@@ -342,15 +353,6 @@ def test_fcn_takes_the_recorded_training_steps(recorded):
             kept = 0.9**steps * arrays[f"param/{name}"]
             got = kept + (got - kept) * n / (n - 1)
         _close(got, arrays[key])
-
-
-def _in_float64(model):
-    def clone(layer):
-        return layer.__class__.from_config({**layer.get_config(), "dtype": "float64"})
-
-    copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
-    copy.set_weights(model.get_weights())
-    return copy
 
 
 def _multiply_adds(model, size):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import keras_cv_lectures as kcvl
-from keras_cv_lectures.layers import MaxPoolWithArgmax, MaxUnpool
-from keras_cv_lectures.segmentation.segnet import LocalResponseNormalization, build_segnet, predict_bayesian
+from keras_cv_lectures.layers import LocalResponseNormalization, MaxPoolWithArgmax, MaxUnpool
+from keras_cv_lectures.segmentation.segnet import build_segnet, predict_bayesian
 
 
 def _trainable(model):

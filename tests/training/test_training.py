@@ -19,8 +19,9 @@ import tensorflow as tf
 from keras_cv_lectures.data import shapes_source
 from keras_cv_lectures.errors import DataError, ModelError
 from keras_cv_lectures.recipe import TrainingOptions, split_settings
+from keras_cv_lectures.runners import load_runner
 from keras_cv_lectures.systems import SYSTEMS
-from keras_cv_lectures.training import make_strategy, train
+from keras_cv_lectures.training import loop, make_strategy, train
 from keras_cv_lectures.training.optimizers import make_optimizer, make_schedule
 
 RECIPE = SYSTEMS["unet"]
@@ -113,11 +114,15 @@ def test_a_checkpoint_of_another_network_is_refused(source, uninterrupted):
 
 @pytest.mark.slow  # Replicas wait for each other, and beside another process for minutes.
 @pytest.mark.replicas
-def test_two_replicas_end_at_the_weights_of_one(source, tmp_path, replicas):
+def test_two_replicas_end_at_the_weights_of_one(source, tmp_path, replicas, float64_policy, monkeypatch):
     """Synchronized batch normalisation, SGD, the same global batches. Dropout draws per replica, so none here."""
+    monkeypatch.setitem(loop._POLICIES, "float32", float64_policy)
     config = {**CONFIG, "dropout": 0.0}
+    # The bias of the logits stays in float32, and its gradient is a sum over all pixels: a small step keeps what that
+    # rounds away small. Replicas that do not share their statistics are a thousand times further apart.
+    options = dataclasses.replace(OPTIONS, learning_rate=0.02)
     runs = [
-        train(RECIPE, source, out=tmp_path / name, config=config, options=OPTIONS, strategy=strategy, verbose=0)
+        train(RECIPE, source, out=tmp_path / name, config=config, options=options, strategy=strategy, verbose=0)
         for name, strategy in (("one", "none"), ("two", replicas))
     ]
     assert _distance(runs[0].model, runs[1].model) < 1e-5
@@ -138,6 +143,27 @@ def test_accumulated_gradients_are_those_of_the_large_batch(source, tmp_path):
         for name, chosen in settings.items()
     ]  # fmt: skip
     assert _distance(*models) < 1e-6
+
+
+@pytest.mark.slow
+def test_a_backbone_of_ones_own_is_trained_and_resumed(source, tmp_path):
+    def backbone():
+        x = image = keras.Input((None, None, 3))
+        stages = {}
+        for k in range(1, 6):
+            x = keras.layers.Conv2D(4, 4, strides=2, padding="same", activation="relu", name=f"stage{k}")(x)
+            stages[f"c{k}"] = x
+        return keras.Model(image, stages, name="mine")
+
+    def run(epochs, resume=False):
+        options = dataclasses.replace(OPTIONS, epochs=epochs)
+        config = {"backbone": backbone(), "depth": 1}
+        return train(RECIPE, source, out=tmp_path, config=config, options=options, resume=resume, verbose=0)
+
+    assert len(run(1).history) == 1
+    assert json.loads((tmp_path / "run.json").read_text())["config"]["backbone"] == "model mine"
+    assert [row["epoch"] for row in run(2, resume=True).history] == [1, 2]
+    assert load_runner(tmp_path)(source[0]["image"][None])["logits"].shape == (1, 32, 40, 7)
 
 
 def test_nan_loss_stops_with_advice_and_keeps_the_checkpoint(source, tmp_path):

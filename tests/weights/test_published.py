@@ -162,7 +162,7 @@ def test_weights_by_name(server, monkeypatch, tmp_path):
 
 
 def test_names_of_the_published_files():
-    assert len(published.PUBLISHED) == 12
+    assert len(published.PUBLISHED) == 20
     for name, file in published.PUBLISHED.items():
         assert file.url == f"https://download.pytorch.org/models/{name}"
         assert len(bytes.fromhex(file.sha256_prefix)) == 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from keras_cv_lectures.data.shapes.captions import CLEAR_GAP, CLEAR_SHARE, caption_of
 from keras_cv_lectures.data.shapes.scene import LARGE, MIN_SIDE, Background, Scene, Shape
 from keras_cv_lectures.data.shapes.words import describe
 from keras_cv_lectures.errors import DataError
@@ -27,7 +28,9 @@ def render(scene: Scene, size: tuple[int, int]) -> dict[str, np.ndarray]:
           shape, also where part of it is hidden), and the name of the color.
         - `keypoints` (N, 5, 3) float32 x, y, visibility: 2 visible, 1 under another shape, 0 outside the picture (x and
           y are then 0). The center of a ring is a point of it although the hole shows what lies behind.
-        - `captions` (C,), `questions` (Q, 2) and `phrases` (N,) strings, `image_id` a str.
+        - `captions` (1,) string, the one description of `caption_of`, and `caption_objects` (W,) int32: for each of its
+          words the shape (0 ... N - 1) that it is the noun of, or -1.
+        - `sentences` (C,), `questions` (Q, 2) and `phrases` (N,) strings, `image_id` a str.
 
     Raises:
         DataError: `size` is too small.
@@ -35,11 +38,8 @@ def render(scene: Scene, size: tuple[int, int]) -> dict[str, np.ndarray]:
     if len(size) != 2 or min(size) < MIN_SIDE:
         raise DataError(f"size must be (height, width), each at least {MIN_SIDE} pixels, received {size!r}")
     shapes, visible = _visible_shapes(scene.shapes, size)
-    labels = np.array([shape.label for shape in shapes], np.int32).reshape(-1)
-    boxes = _boxes(visible)
-    attributes = np.array(
-        [("large" if shape.radius >= LARGE * min(size) else "small", shape.color) for shape in shapes], dtype=np.str_
-    ).reshape(-1, 2)
+    labels, attributes, boxes = _described(shapes, visible, size)
+    caption, caption_objects = caption_of(labels, attributes, boxes, size)
     mask = np.zeros(size, np.int32)
     for shape, part in zip(shapes, visible, strict=True):
         mask[part.astype(bool)] = 1 + shape.label
@@ -51,9 +51,47 @@ def render(scene: Scene, size: tuple[int, int]) -> dict[str, np.ndarray]:
         "labels": labels,
         "attributes": attributes,
         "keypoints": _keypoints(shapes, size),
+        "captions": np.array([caption], dtype=np.str_),
+        "caption_objects": caption_objects,
         **describe(labels, attributes, boxes, size, _stream(scene.seed, _WORDS_STREAM)),
         "image_id": scene.image_id,
     }
+
+
+def caption_text(scene: Scene, size: tuple[int, int]) -> str:
+    """The caption that `render` gives, without painting the picture."""
+    shapes, visible = _visible_shapes(scene.shapes, size)
+    return caption_of(*_described(shapes, visible, size), size)[0]
+
+
+def is_clear(scene: Scene, size: tuple[int, int]) -> bool:
+    """Whether nobody could doubt the caption: each shape shows most of itself, and one is left of the other for sure.
+
+    A shape must show `CLEAR_SHARE` of its area, and all shapes have horizontal centres `CLEAR_GAP` of the width apart.
+    """
+    shapes, visible = _visible_shapes(scene.shapes, size)
+    boxes = _boxes(visible)
+    areas = [_area(shape.contours) for shape in shapes]
+    shown = np.count_nonzero(visible, axis=(1, 2)) >= CLEAR_SHARE * np.array(areas)
+    columns = np.sort((boxes[:, 0] + boxes[:, 2]) / 2)
+    return len(shapes) == len(scene.shapes) and shown.all() and (np.diff(columns) >= CLEAR_GAP * size[1]).all()
+
+
+def _described(shapes: list[Shape], visible: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, ...]:
+    """Labels (N,), attributes (N, 2) and boxes (N, 4) of what is painted."""
+    labels = np.array([shape.label for shape in shapes], np.int32).reshape(-1)
+    attributes = np.array(
+        [("large" if shape.radius >= LARGE * min(size) else "small", shape.color) for shape in shapes], dtype=np.str_
+    ).reshape(-1, 2)
+    return labels, attributes, _boxes(visible)
+
+
+def _area(contours: tuple[np.ndarray, ...]) -> float:
+    """Pixels inside the outer contour and outside the others, which are holes."""
+    areas = []
+    for x, y in (contour.T for contour in contours):
+        areas.append(abs(float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum())) / 2)
+    return areas[0] - sum(areas[1:])
 
 
 def _visible_shapes(shapes: tuple[Shape, ...], size: tuple[int, int]) -> tuple[list[Shape], np.ndarray]:

@@ -1,4 +1,4 @@
-"""True sentences about a labelled scene: captions, questions with answers, and referring phrases.
+"""True sentences about a labelled scene: of many forms, questions with answers, and referring phrases.
 
 They are made from labels, attributes and visible boxes alone. Spatial words are used only where they are beyond doubt:
 by the centres of the boxes, in the direction that clearly dominates.
@@ -26,7 +26,7 @@ def describe(
         size: (height, width) of the picture. rng: chooses among true sentences.
 
     Returns:
-        `captions` (C,) strings, C >= 2; `questions` (Q, 2) strings, question and answer; `phrases` (N,) strings: each
+        `sentences` (C,) strings, C >= 2; `questions` (Q, 2) strings, question and answer; `phrases` (N,) strings: each
         fits exactly one shape, or is "" where no phrase of the grammar does.
     """
     things = [
@@ -36,9 +36,9 @@ def describe(
     centers = [((x1 + x2) / 2.0, (y1 + y2) / 2.0) for x1, y1, x2, y2 in boxes.tolist()]
     phrases = [_phrase(i, things, centers, rng) for i in range(len(things))]
     relations = _clear_relations(boxes.tolist(), centers)
-    captions = _captions(things, centers, relations, size, rng)
+    sentences = _sentences(things, centers, relations, size, rng)
     return {
-        "captions": np.array(captions, dtype=np.str_),
+        "sentences": np.array(sentences, dtype=np.str_),
         "questions": np.array(_questions(things, phrases, relations, rng), dtype=np.str_).reshape(-1, 2),
         "phrases": np.array(phrases, dtype=np.str_),
     }
@@ -48,7 +48,7 @@ Thing = tuple[str, str, str]  # size, color, class
 Relation = tuple[int, str, int]  # instance, "left of" ..., instance
 
 
-def _captions(
+def _sentences(
     things: list[Thing],
     centers: list[tuple[float, float]],
     relations: list[Relation],
@@ -61,16 +61,16 @@ def _captions(
     inventory = [_quantity(names.count(name), name) for name in dict.fromkeys(names)]
     kinds = [kind for *_, kind in things]
     tally = _join([f"{_number(kinds.count(kind))} {_plural(kind, kinds.count(kind))}" for kind in dict.fromkeys(kinds)])
-    captions = [
+    sentences = [
         f"a picture of {_join(inventory)}",
         f"{_number(len(things))} {_plural('shape', len(things))}: {tally}",
     ]
     if relations:
         first, relation, second = relations[_pick(rng, len(relations))]
-        captions.insert(0, f"a {' '.join(things[first])} {relation} a {' '.join(things[second])}")
+        sentences.insert(0, f"a {' '.join(things[first])} {relation} a {' '.join(things[second])}")
     i = _pick(rng, len(things))
-    captions.append(f"a {' '.join(things[i])} {_place(centers[i], size)}")
-    return captions
+    sentences.append(f"a {' '.join(things[i])} {_place(centers[i], size)}")
+    return sentences
 
 
 def _questions(

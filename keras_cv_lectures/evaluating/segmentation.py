@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 import time
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_cv_lectures.data import Source
-from keras_cv_lectures.errors import DataError
+from keras_cv_lectures.errors import DataError, ModelError
+from keras_cv_lectures.evaluating.classes import Progress, check_pixel_classes
 from keras_cv_lectures.metrics import boundary_f1, confusion_matrix, scores
-from keras_cv_lectures.predicting import as_runner, predict
+from keras_cv_lectures.predicting import SegmentationResult, as_runner, predict
 from keras_cv_lectures.preprocessing import resize_example
 from keras_cv_lectures.runners import Runner
-
-Progress = Callable[[int, int], None]
-
-_NAMED = 12  # Classes that a message lists.
-_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,6 +64,7 @@ def evaluate_segmentation(
 
     Raises:
         DataError: there is nothing to compare with, or the model and the masks do not have the same classes.
+        ModelError: the model is a detector.
     """
     if len(source) == 0:
         raise DataError(f"{source.name} holds no pictures; there is nothing to evaluate.")
@@ -80,12 +75,21 @@ def evaluate_segmentation(
     for index in range(len(source)):
         example = source[index]
         if "mask" not in example:
-            raise DataError(f"{source.name} has no masks to compare with. Give labelled pictures.")
+            boxes = " It has boxes, which are for detectors." if "boxes" in example else ""
+            raise DataError(
+                f"{source.name} has no masks of classes to compare with.{boxes} Give labelled pictures, such as "
+                "folder:IMAGES,MASKS."
+            )
         if size is not None:
             example = resize_example(example, size)
         result = predict(runner, example["image"])
+        if not isinstance(result, SegmentationResult):
+            raise ModelError(
+                f"{runner.path or 'the model'} is a detector and gives no class for every pixel. Score it with "
+                "evaluate_detection, on data with boxes such as coco:JSON,IMAGES."
+            )
         if confusion is None:
-            _check_classes(result.classes, runner, source)
+            check_pixel_classes(result.classes, bool(runner.metadata.classes), source)
         mask = np.asarray(example["mask"])
         matrix = confusion_matrix(mask, result.class_map, classes)
         confusion = matrix if confusion is None else confusion + matrix
@@ -104,33 +108,6 @@ def evaluate_segmentation(
         seconds=time.perf_counter() - started,
         size=size,
     )
-
-
-def _check_classes(predicted: Sequence[str], runner: Runner, source: Source) -> None:
-    named = bool(runner.metadata.classes)
-    model, data = tuple(predicted), tuple(source.classes)
-    repair = "Give the labels that the model was trained with: labels=FILE in the data specification."
-    if len(model) != len(data):
-        shown = f" ({_listed(model)})" if named else ""
-        raise DataError(
-            f"the model has {len(model)} classes{shown}, {source.name} has {len(data)} ({_listed(data)}). {repair}"
-        )
-    if named and model != data:
-        if set(model) == set(data):
-            raise DataError(
-                f"the model has the classes {_listed(model)}, {source.name} has them in another order: "
-                f"{_listed(data)}. {repair}"
-            )
-        _log.info(
-            "%s: its classes (%s) are compared by position with those of the model (%s).",
-            source.name,
-            _listed(data),
-            _listed(model),
-        )
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
 
 
 def _working_size(runner: Runner) -> tuple[int, int] | None:

@@ -1,0 +1,138 @@
+"""Tables of pictures and captions as rows: headings, delimiters and quotes understood, faults named by line."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from keras_cv_lectures.data.images import IMAGE_SUFFIXES
+from keras_cv_lectures.errors import DataError
+from keras_cv_lectures.files import read_text
+
+_DELIMITERS = (",", "\t", ";", "|")
+_PICTURE_NAMES = ("image", "image_name", "image_path", "image_file", "picture", "filename", "file_name", "file", "path",
+                  "filepath", "img", "photo")  # fmt: skip
+_CAPTION_NAMES = ("caption", "comment", "captions", "text", "sentence", "description", "raw", "title")
+_LOOKED_AT = 200  # Lines by which delimiter and columns are found.
+_LONGEST = 20  # Lines that one quoted caption may cover.
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Columns:
+    delimiter: str
+    picture: int
+    caption: int
+    count: int
+    heading: bool
+
+
+def caption_rows(path: Path) -> Iterator[tuple[str, str | None, str]]:
+    """(picture, caption, where) of each row; (fault, None, where) of a malformed one. Empty lines are passed over.
+
+    Raises:
+        DataError: the file cannot be read as UTF-8 text, or no two columns are found.
+    """
+    lines = read_lines(path)
+    columns = _find_columns(path, lines)
+    for number, fields in _records(lines, columns):
+        where = f"{path}, line {number}"
+        if columns.heading and number == _first(lines):
+            continue
+        if fields is None:
+            yield (
+                "has a quotation mark that is not closed, or too much text between two. Close or remove it.",
+                None,
+                where,
+            )
+        elif len(fields) != columns.count:
+            fault = f"has {len(fields)} columns instead of {columns.count}"
+            yield f"{fault}. Put a caption that holds {columns.delimiter!r} in quotation marks.", None, where
+        else:
+            yield fields[columns.picture].strip(), fields[columns.caption], where
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 text file without their ends.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    text = read_text(path, repair="Check the path, and save it as UTF-8.")
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def _first(lines: list[str]) -> int:
+    return next((i for i, line in enumerate(lines, 1) if line.strip()), 0)
+
+
+def _find_columns(path: Path, lines: list[str]) -> _Columns:
+    first = _first(lines)
+    if not first:
+        raise DataError(f"{path} is empty. Write a picture and its caption in each line.")
+    for delimiter in _DELIMITERS:
+        names = [cell.strip().lower() for cell in _cells(lines[first - 1], delimiter) or ()]
+        picture = next((names.index(n) for n in _PICTURE_NAMES if n in names), None)
+        caption = next((names.index(n) for n in _CAPTION_NAMES if n in names), None)
+        if picture is not None and caption is not None:
+            return _Columns(delimiter=delimiter, picture=picture, caption=caption, count=len(names), heading=True)
+    best, votes = None, 0
+    for delimiter in _DELIMITERS:
+        rows = [cells for line in lines[:_LOOKED_AT] if line.strip() and (cells := _cells(line, delimiter))]
+        counts = [len(r) for r in rows if len(r) > 1 and r[0].strip().lower().endswith(IMAGE_SUFFIXES)]
+        # The usual number of columns: captions that hold the delimiter, unquoted, are the exception.
+        usual = max(sorted(set(counts)), key=counts.count, default=0)
+        if counts.count(usual) > votes:
+            best, votes = (delimiter, usual), counts.count(usual)
+    if best is None:
+        raise DataError(
+            f"{path} is no table of pictures and captions: expected a line such as photo.jpg,A dog runs. in each row "
+            "(or tabs, semicolons, bars between the columns), or a heading such as image,caption."
+        )
+    delimiter, count = best
+    heading = not (_cells(lines[first - 1], delimiter) or [""])[0].strip().lower().endswith(IMAGE_SUFFIXES)
+    heading = heading and len(_cells(lines[first - 1], delimiter) or ()) == count
+    return _Columns(delimiter=delimiter, picture=0, caption=count - 1, count=count, heading=heading)
+
+
+def _records(lines: list[str], columns: _Columns) -> Iterator[tuple[int, list[str] | None]]:
+    """(number of its first line, cells) of each record; None instead of cells where a quotation mark stays open."""
+    at = 0
+    while at < len(lines):
+        if not lines[at].strip():
+            at += 1
+            continue
+        cells, taken = _cells(lines[at], columns.delimiter), 1
+        # A quoted caption may go on in the next lines; where it never ends, only its first line is lost.
+        while cells is None and taken < _LONGEST and at + taken < len(lines):
+            if _stands_alone(lines[at + taken], columns):
+                break
+            taken += 1
+            cells = _cells("\n".join(lines[at : at + taken]), columns.delimiter)
+        if cells is None:
+            taken = 1
+        yield at + 1, cells
+        at += taken
+
+
+def _stands_alone(line: str, columns: _Columns) -> bool:
+    """Whether a line is a row of its own for sure, and no part of the caption before it."""
+    cells = _cells(line, columns.delimiter) if line.count('"') % 2 == 0 else None
+    return bool(cells) and len(cells) == columns.count and cells[columns.picture].lower().endswith(IMAGE_SUFFIXES)
+
+
+def _cells(text: str, delimiter: str) -> list[str] | None:
+    """The cells of one record; None if a quotation mark is open at its end, or might be, because it is too long."""
+    if '"' not in text:
+        return text.split(delimiter)
+    if len(text) > csv.field_size_limit():
+        return None
+    source = text.splitlines(keepends=True)
+    try:
+        return next(csv.reader(source, delimiter=delimiter, skipinitialspace=True, strict=True))
+    except csv.Error as error:
+        if "unexpected end of data" in str(error):
+            return None
+    # Text after a closing quotation mark: "Stop" he said.
+    return next(csv.reader(source, delimiter=delimiter, skipinitialspace=True))

@@ -1,0 +1,355 @@
+"""Pictures with sentences about them: Flickr8k and Flickr30k, COCO's captions, and any table of path and caption.
+
+A row that cannot be used (no caption, an unknown picture, a wrong number of columns) is left out, counted, and named by
+`doctor`. Sentences stay as they are written; only white space around them is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_cv_lectures.data.caption_tables import caption_rows
+from keras_cv_lectures.data.flickr import find_flickr, flickr_rows, in_split
+from keras_cv_lectures.data.folders import refuse
+from keras_cv_lectures.data.images import IMAGE_SUFFIXES, read_image
+from keras_cv_lectures.data.objects import path_inside, shortened
+from keras_cv_lectures.data.source import Source
+from keras_cv_lectures.errors import DataError
+from keras_cv_lectures.files import read_json
+from keras_cv_lectures.text import tokenize
+
+_LISTED = 50  # Rows left out that a warning lists.
+_NAMED = 5
+
+# Picture, caption, where it stands; a fault instead of a caption where the row is malformed.
+Row = tuple[str, str | None, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionListing:
+    """Pictures and their captions, no picture opened.
+
+    Attributes:
+        name: for messages.
+        ids: one per picture, unique.
+        files: one picture each.
+        captions: one or more sentences for each picture.
+        left_out: one line for each row that cannot be used, with its file and the reason.
+        warnings: what training survives, for `doctor`.
+        problems: why nothing can be trained on this.
+    """
+
+    name: str
+    ids: tuple[str, ...]
+    files: tuple[Path, ...]
+    captions: tuple[tuple[str, ...], ...]
+    left_out: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    def check(self) -> CaptionListing:
+        """Returns itself, or raises a `DataError` with the first few problems."""
+        refuse(self.name, self.problems)
+        return self
+
+    def all_warnings(self) -> tuple[str, ...]:
+        """`warnings`, and one that lists the rows left out."""
+        if not self.left_out:
+            return self.warnings
+        rest = len(self.left_out) - _LISTED
+        lines = [*self.left_out[:_LISTED], *([f"... and {rest} more"] if rest > 0 else [])]
+        return (*self.warnings, f"{self.name}: rows left out: {len(self.left_out)}\n" + "\n".join(lines))
+
+
+def flickr_captions(folder: str | Path, split: str | None = None, *, channels: int | None = 3) -> Source:
+    """Flickr8k or Flickr30k as they are distributed: pictures, one file of captions, and lists of the splits.
+
+    Args:
+        folder: holds, itself or up to two folders below, the pictures and `captions.txt` or `results.csv` (a table with
+            a heading) or `Flickr8k.token.txt` (`name.jpg#0`, a tab, the caption), and lists of names such as
+            `Flickr_8k.trainImages.txt`.
+        split: "train", "val" or "test"; None takes all pictures.
+        channels: 3 for RGB, 1 for grey.
+
+    Returns:
+        A source whose examples hold `image`, `captions` (N,) strings and `image_id`.
+
+    Raises:
+        DataError: a file is missing or unreadable, there is no such list, or no row can be used. Damaged pictures are
+            reported when they are read.
+    """
+    return caption_source(flickr_listing(folder, split).check(), channels=channels)
+
+
+def coco_captions(json_file: str | Path, images: str | Path, *, channels: int | None = 3) -> Source:
+    """COCO's captions, such as `captions_train2017.json`; arguments, result and errors as of `flickr_captions`.
+
+    Args:
+        json_file: with the lists `images` (`id`, `file_name`) and `annotations` (`image_id`, `caption`).
+        images: the folder that `file_name` is relative to.
+    """
+    return caption_source(coco_listing(json_file, images).check(), channels=channels)
+
+
+def caption_table(csv_file: str | Path, images: str | Path, *, channels: int | None = 3) -> Source:
+    """Any table of pictures and captions, one caption a row; result and errors as of `flickr_captions`.
+
+    Args:
+        csv_file: columns divided by comma, tab, semicolon or bar, quoted as the `csv` module reads it. A heading names
+            the columns (such as "image" and "caption"); without one the first column is the picture and the last the
+            caption.
+        images: the folder that paths are relative to.
+    """
+    return caption_source(table_listing(csv_file, images).check(), channels=channels)
+
+
+def caption_source(listing: CaptionListing, *, channels: int | None = 3) -> Source:
+    """Examples of `image` (H, W, C) uint8, `captions` (N,) strings (dtype object) and `image_id`, read from files."""
+
+    def read(index: int) -> dict[str, Any]:
+        image = read_image(listing.files[index], channels)
+        return {
+            "image": image,
+            "captions": np.array(listing.captions[index], dtype=object),
+            "image_id": listing.ids[index],
+        }
+
+    return Source(
+        name=listing.name,
+        ids=listing.ids,
+        read=read,
+        classes=(),
+        colors=(),
+        files=lambda index: (listing.files[index],),
+        captions_at=lambda index: listing.captions[index],
+    )
+
+
+def caption_texts(source: Source) -> Iterable[str]:
+    """All captions of `source`; no picture is opened where the source knows its captions without.
+
+    Raises:
+        DataError: the source has no captions.
+    """
+    if source.texts is not None:
+        return source.texts()
+    if not len(source) or "captions" not in source[0]:
+        raise DataError(
+            f"{source.name} has no captions. Give data with captions: flickr, cococaptions, captions or shapes."
+        )
+    return (str(text) for example in source for text in example["captions"])
+
+
+def caption_pairs(source: Source) -> Source:
+    """Every (picture, caption) of `source` as an example of its own, in the order of the pictures.
+
+    `captions` of its examples is (1,), and ids end in "#0", "#1" and so on. The picture is read anew for each of its
+    captions: give a source that is `cached`.
+    """
+    if source.captions_at is None:
+        raise DataError(f"{source.name} does not know its captions without reading pictures, so it has no pairs.")
+    counts = [len(source.captions_at(i)) for i in range(len(source))]
+    pairs = [(i, k) for i, count in enumerate(counts) for k in range(count)]
+
+    def read(index: int) -> dict[str, Any]:
+        picture, number = pairs[index]
+        example = source.read(picture)
+        chosen = np.array([str(example["captions"][number])], dtype=object)
+        return {k: v for k, v in example.items() if k != "caption_objects"} | {"captions": chosen}
+
+    return Source(
+        name=source.name,
+        ids=tuple(f"{source.ids[i]}#{k}" for i, k in pairs),
+        read=read,
+        classes=source.classes,
+        colors=source.colors,
+        files=None if source.files is None else lambda index: source.files(pairs[index][0]),
+        object_classes=source.object_classes,
+        captions_at=lambda index: (source.captions_at(pairs[index][0])[pairs[index][1]],),
+    )
+
+
+def flickr_listing(folder: str | Path, split: str | None = None) -> CaptionListing:
+    """What `flickr_captions` reads.
+
+    Raises:
+        DataError: as there.
+    """
+    layout = find_flickr(folder)
+    name = f"flickr {layout.folder.name}" + (f" {split}" if split else "")
+    gathered = _Gathered(layout.pictures)
+    chosen = in_split(layout, split) if split else None
+    for row in flickr_rows(layout):
+        # Nobody can say which split a malformed row belongs to.
+        if chosen is None or row[1] is None or chosen.takes(row[0]):
+            gathered.add(row)
+    warnings = chosen.missing(layout) if chosen else ()
+    return gathered.listing(name, layout.captions, warnings, every_picture=split is None)
+
+
+def coco_listing(json_file: str | Path, images: str | Path) -> CaptionListing:
+    """What `coco_captions` reads.
+
+    Raises:
+        DataError: the file cannot be read or has not the two lists, or `images` is no folder.
+    """
+    json_file, images = Path(json_file), _folder(images)
+    content = _load(json_file)
+    names: dict[Any, str] = {}
+    gathered = _Gathered(images)
+    for number, entry in enumerate(content["images"]):
+        entry = entry if isinstance(entry, dict) else {}
+        key, where = entry.get("id"), f"{json_file}: picture {entry.get('id', number + 1)}"
+        if not isinstance(key, int | str) or not isinstance(entry.get("file_name"), str):
+            gathered.left_out.append(f"{where} has no id or no file_name. Correct or remove it.")
+        elif key in names:
+            gathered.left_out.append(f"{where}: the id occurs twice. Give every picture its own.")
+        else:
+            names[key] = entry["file_name"]
+    seen: set[Any] = set()
+    for number, entry in enumerate(content["annotations"]):
+        entry = entry if isinstance(entry, dict) else {}
+        key, picture = entry.get("id"), entry.get("image_id")
+        where = f"{json_file}: annotation {number + 1 if key is None else key}"
+        if isinstance(key, int | str):
+            if key in seen:
+                gathered.left_out.append(f"{where}: the id occurs twice. Remove one.")
+                continue
+            seen.add(key)
+        if not isinstance(picture, int | str) or picture not in names:
+            fault = f"belongs to picture {shortened(picture)}, which is not in the list of images"
+            gathered.left_out.append(f"{where} {fault}. Correct or remove it.")
+            continue
+        caption = entry.get("caption")
+        gathered.add((names[picture], caption if isinstance(caption, str) else "", where))
+    gathered.expect(names.values())
+    return gathered.listing(f"captions {json_file.name}", json_file)
+
+
+def table_listing(csv_file: str | Path, images: str | Path) -> CaptionListing:
+    """What `caption_table` reads.
+
+    Raises:
+        DataError: the file cannot be read or has no two columns, or `images` is no folder.
+    """
+    csv_file = Path(csv_file)
+    gathered = _Gathered(_folder(images))
+    for row in caption_rows(csv_file):
+        gathered.add(row)
+    return gathered.listing(f"captions {csv_file.name}", csv_file, every_picture=True)
+
+
+@dataclass
+class _Gathered:
+    """Rows on their way to a listing."""
+
+    images: Path
+    captions: dict[Path, list[str]] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+    unknown: dict[str, str] = field(default_factory=dict)  # Picture -> what is wrong with it.
+    known: dict[str, Path] = field(default_factory=dict)
+    expected: list[str] = field(default_factory=list)
+
+    def add(self, row: Row) -> None:
+        picture, caption, where = row
+        if caption is None:
+            self.left_out.append(f"{where} {picture}")
+            return
+        caption = " ".join(caption.split())
+        if not tokenize(caption):
+            shown = f"the caption {shortened(caption)} has no word" if caption else "has no caption"
+            self.left_out.append(f"{where} ({picture}): {shown}. Write one or remove the row.")
+            return
+        file = self.file_of(picture, where)
+        if file is not None:
+            self.captions.setdefault(file, []).append(caption)
+
+    def file_of(self, picture: str, where: str) -> Path | None:
+        if picture not in self.known and picture not in self.unknown:
+            try:
+                file = path_inside(self.images, picture, where)
+            except DataError as error:
+                self.left_out.append(str(error))
+                return None
+            if file.is_file():
+                self.known[picture] = file
+            else:
+                self.unknown[picture] = f"{file} does not exist. Add the picture or remove the row."
+        if picture in self.unknown:
+            self.left_out.append(f"{where}: {self.unknown[picture]}")
+        return self.known.get(picture)
+
+    def expect(self, pictures: Iterable[str]) -> None:
+        """Pictures that the annotations list, captions or not."""
+        self.expected += pictures
+
+    def listing(
+        self, name: str, origin: Path, warnings: Sequence[str] = (), *, every_picture: bool = False
+    ) -> CaptionListing:
+        """The listing; with `every_picture` each picture in the folder should have a caption."""
+        files = tuple(self.captions)
+        stems = [file.relative_to(self.images).with_suffix("").as_posix() for file in files]
+        alone = len(set(stems)) == len(stems)
+        ids = stems if alone else [file.relative_to(self.images).as_posix() for file in files]
+        problems = []
+        if not files:
+            problems.append(
+                f"{origin} has no usable row"
+                + (f"; the first is left out because {self.left_out[0]}" if self.left_out else ".")
+                + f" Expected are pictures inside {self.images} and captions."
+            )
+        return CaptionListing(
+            name=name,
+            ids=tuple(ids),
+            files=files,
+            captions=tuple(tuple(texts) for texts in self.captions.values()),
+            left_out=tuple(self.left_out),
+            warnings=(*warnings, *self._without_captions(name, every_picture), *self._twice(name)),
+            problems=tuple(problems),
+        )
+
+    def _without_captions(self, name: str, every_picture: bool) -> Iterator[str]:
+        there = {file.name for file in self.captions if file.parent == self.images}
+        bare = [p for p in self.expected if self.images / p not in self.captions]
+        if every_picture:
+            bare += sorted(
+                p.name
+                for p in self.images.iterdir()
+                if p.suffix.lower() in IMAGE_SUFFIXES and p.name not in there and p.is_file()
+            )
+        if bare and self.captions:
+            yield f"{name}: pictures without a caption, which are not trained on: {len(bare)}: {_some(bare)}."
+
+    def _twice(self, name: str) -> Iterator[str]:
+        twice = [file.name for file, texts in self.captions.items() if len(set(texts)) < len(texts)]
+        if twice:
+            yield f"{name}: pictures that have the same caption more than once: {len(twice)}: {_some(twice)}."
+
+
+def _load(json_file: Path) -> dict[str, list]:
+    content = read_json(json_file)
+    names = ("images", "annotations")
+    missing = [n for n in names if not isinstance(content, dict) or not isinstance(content.get(n), list)]
+    if missing:
+        raise DataError(
+            f"{json_file} is no COCO file of captions: a list {', '.join(map(repr, missing))} is expected at its top. "
+            "Give a file such as captions_train2017.json."
+        )
+    return content
+
+
+def _folder(path: str | Path) -> Path:
+    path = Path(path)
+    if not path.is_dir():
+        raise DataError(f"{path} is not a folder. Check the path.")
+    return path
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

@@ -1,0 +1,126 @@
+"""The model class of the region-based detectors: one functional graph to detect, the same layers to train.
+
+`fit` trains it as it is: the losses come from `compute_loss`, the targets are padded to a fixed number of objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_cv_lectures.detection.graph import DetectorSettings, Graph
+from keras_cv_lectures.detection.training import DetectionLosses
+
+_PARTS = ("backbone", "rpn", "box", "mask", "keypoint")
+
+
+@keras.saving.register_keras_serializable("keras_cv_lectures")
+class Detector(keras.Model):
+    """Faster R-CNN, Mask R-CNN or Keypoint R-CNN, put together from its parts.
+
+    Input: (B, H, W, C) pictures in 0..255 of one size, uint8 or float32; or a dict of `image` (B, H, W, C), pictures at
+    the network's own scale at the top left of a canvas, and `size` (B, 2), their heights and widths.
+    Output: a dict of fixed sizes, ordered by descending score: `boxes` (B, D, 4) in the given picture's pixels,
+    `scores` (B, D), `labels` (B, D) int32 from 0 and -1 behind the last, `count` (B,) int32; with a mask head `masks`
+    (B, D, 28, 28), probabilities inside each box; with a keypoint head `keypoints` (B, D, K, 3), x, y and score.
+
+    Targets of `fit`: a dict of `boxes` (B, N, 4) in the pixels of the given picture, `labels` (B, N) int32 with
+    -1 for padding; for masks `masks` (B, N, M, M) and `mask_windows` (B, N, 4), the boxes that the M x M crops cover;
+    for keypoints `keypoints` (B, N, K, 3), x, y, visibility. A picture without objects has nothing but padding.
+    `preprocessing.detection_batches` makes inputs and targets.
+
+    Args:
+        backbone: picture (normalised) -> dict of maps, finest first.
+        rpn, box, mask, keypoint: heads (see `detection.heads`); the last two may be None.
+        settings: fields of `DetectorSettings`.
+        input_shape: (H or None, W or None, C).
+        convention: of `layers.ImageNormalization`.
+    """
+
+    # How it is computed and what it is trained on; the 2015 network has others.
+    graph_class = Graph
+    losses_class = DetectionLosses
+
+    def __init__(
+        self,
+        backbone: keras.Model,
+        rpn: keras.Model,
+        box: keras.Model,
+        mask: keras.Model | None = None,
+        keypoint: keras.Model | None = None,
+        *,
+        settings: Mapping[str, Any] | DetectorSettings,
+        input_shape: tuple[int | None, int | None, int] = (None, None, 3),
+        convention: str = "torch",
+        name: str = "detector",
+        **kwargs,
+    ):
+        settings = settings if isinstance(settings, DetectorSettings) else DetectorSettings(**settings)
+        graph = self.graph_class(backbone, rpn, box, mask, keypoint, settings=settings, convention=convention)
+        image = keras.Input(tuple(input_shape), name="image")
+        super().__init__(image, graph.detect(image), name=name, **kwargs)
+        self.graph = graph
+        self.losses_of = self.losses_class(graph)
+        # A dict with sizes is as good an input as a tensor.
+        self.input_spec = None
+        self._arguments = {"input_shape": tuple(input_shape), "convention": convention}
+        self.loss_trackers = {name: keras.metrics.Mean(name=name) for name in self.losses_of.names}
+        self.noise = keras.random.SeedGenerator(0)
+
+    def call(self, inputs, training=None, mask=None):
+        if training:
+            return self.graph.dense(inputs, training=True)
+        return self.graph.detect(inputs)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """Sum of the system's losses, each of which is also a metric of its name."""
+        dense = y_pred if training else self.graph.dense(x, training=False)
+        losses = self.losses_of(dense, self.graph.fit_targets(x, dense, y), seed=self.noise, training=training)
+        replicas = _replicas()
+        for name, value in losses.items():
+            # Each replica's value is its share of a sum; Keras averages the metrics of the replicas.
+            self.loss_trackers[name].update_state(value * replicas)
+        return sum(losses.values()) + sum(ops.cast(loss, "float32") / replicas for loss in self.losses)
+
+    @property
+    def torch_names(self) -> dict[str, str]:
+        """torchvision's module path of each layer with weights, by the layer's name."""
+        names = {}
+        for part in (self.graph.box, self.graph.mask, self.graph.keypoint):
+            names |= {layer.name: f"roi_heads.{layer.name}" for layer in part.layers} if part is not None else {}
+        body = next((layer for layer in self.graph.backbone.layers if isinstance(layer, keras.Model)), None)
+        if body is not None:
+            names |= {layer.name: f"backbone.body.{layer.name}" for layer in body.layers}
+        return names
+
+    def get_config(self):
+        parts = {name: getattr(self.graph, name) for name in _PARTS}
+        return {
+            **{name: part and keras.saving.serialize_keras_object(part) for name, part in parts.items()},
+            "settings": self.graph.settings.to_json(),
+            "name": self.name,
+            **self._arguments,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        for name in _PARTS:
+            if config[name] is not None:
+                config[name] = keras.saving.deserialize_keras_object(config[name], custom_objects)
+        config["input_shape"] = tuple(config["input_shape"])
+        return cls(**config)
+
+
+def _replicas() -> int:
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+__all__ = ["Detector"]

@@ -1,0 +1,338 @@
+"""Faster R-CNN, Mask R-CNN and Keypoint R-CNN.
+
+Ren, He, Girshick, Sun, "Faster R-CNN", NeurIPS 2015; Lin et al., "Feature Pyramid Networks", CVPR 2017; He, Gkioxari,
+Dollar, Girshick, "Mask R-CNN", ICCV 2017.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_cv_lectures.backbones import resolve_backbone
+from keras_cv_lectures.detection.coco import COCO_IDS, COCO_OUTPUTS
+from keras_cv_lectures.detection.detector import Detector
+from keras_cv_lectures.detection.freezing import freeze_normalization, freeze_stages
+from keras_cv_lectures.detection.graph import DetectorSettings
+from keras_cv_lectures.detection.heads import box_head, keypoint_head, mask_head, rpn_head
+from keras_cv_lectures.detection.pyramid import feature_pyramid
+from keras_cv_lectures.detection.single_level import VARIANT_DEFAULTS, single_level_detector, with_variant_defaults
+from keras_cv_lectures.signatures import explain_arguments, takes_also
+from keras_cv_lectures.weights import load_weights
+
+VARIANTS = ("v1", "v2")
+# torchvision's pyramid on MobileNetV3 has two maps, both of stride 32.
+_MOBILE = ("c5_early", "c5")
+
+
+@explain_arguments
+@with_variant_defaults
+def build_faster_rcnn(
+    input_shape: tuple[int | None, int | None, int] = (None, None, 3),
+    num_classes: int = 80,
+    *,
+    backbone: str | keras.Model = "resnet50_v1_5",
+    variant: str = "v1",
+    backbone_weights: str | None = None,
+    trainable_stages: int | None = None,
+    frozen_normalization: bool | None = None,
+    min_size: int | None = 800,
+    max_size: int | None = 1333,
+    pyramid_filters: int = 256,
+    box_units: Sequence[int] = (1024, 1024),
+    anchor_sizes: Sequence[Sequence[float]] | None = None,
+    anchor_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+    rpn_pre_nms: tuple[int, int] = (2000, 1000),
+    rpn_post_nms: tuple[int, int] = (2000, 1000),
+    rpn_nms: float = 0.7,
+    rpn_score: float | None = None,
+    rpn_samples: int = 256,
+    samples: int = 512,
+    box_score: float = 0.05,
+    box_nms: float = 0.5,
+    max_detections: int = 100,
+    sampling_ratio: int = 2,
+    aligned: bool = False,
+    class_agnostic: bool = False,
+    coco_outputs: bool | None = None,
+    weights: str | None = None,
+    name: str = "faster_rcnn",
+) -> keras.Model:
+    """Faster R-CNN on a feature pyramid, as torchvision has it; detections come out of the graph, ready to use.
+
+    Input: (B, H, W, C) pictures in 0..255, uint8 or float32, any H, W and channel count.
+    Output: a dict of `boxes` (B, D, 4) as (x1, y1, x2, y2) in the picture's own pixels, by descending `scores` (B, D)
+    in 0..1, `labels` (B, D) int32 from 0 and -1 behind the last, `count` (B,) int32. Trained by `fit` with the targets
+    that `Detector` describes.
+
+    Paper: https://arxiv.org/abs/1506.01497 with https://arxiv.org/abs/1612.03144. Differs from the paper: RoIAlign for
+    RoI pooling; regions from four levels of a pyramid; the stride of a ResNet's stage on its 3x3; batch normalisation
+    frozen where pretrained weights are given. 41,755,286 parameters for ResNet-50 and 91 outputs, as torchvision
+    publishes.
+
+    Args:
+        input_shape: (height, width, channels); height and width may be None.
+        num_classes: number of classes, background not included.
+        backbone: a name, or a model from picture to `{"c2": ..., "c5": ...}` (see `keras_cv_lectures.backbones`).
+        variant: "v1", or "v2": batch normalisation in pyramid and heads, two convolutions in the proposal network, four
+            before the box head's fully connected layer (torchvision's `fasterrcnn_resnet50_fpn_v2`). Without a pyramid,
+            on the map of stride 16: "vgg16", the network of 2015 (RoI pooling, 9 anchors of 128 to 512 pixels), and
+            "c4", a ResNet whose last stage looks at the regions. Options that the call leaves out are then those of
+            `detection.single_level.VARIANT_DEFAULTS`.
+        backbone_weights: None (random), "imagenet" (downloaded on this request) or the path of a file.
+        trainable_stages: how many of the backbone's five stages are trained, the last ones; None: three with
+            pretrained weights, otherwise all.
+        frozen_normalization: batch normalisation of the backbone as a constant; None: with pretrained weights in "v1".
+        min_size, max_size: pixels that pictures are brought to: the shorter side to `min_size` unless the longer one
+            then exceeds `max_size`. None for pictures at their own size.
+        pyramid_filters: channels of the pyramid; without one, of the proposal network.
+        box_units: of the box head's fully connected layers.
+        anchor_sizes: for each level the square roots of the anchors' areas in pixels; None: one of 32, 64, 128, 256,
+            512 for each level, and all five on each of MobileNetV3's three.
+        anchor_ratios: height by width.
+        rpn_pre_nms, rpn_post_nms: candidates a level and proposals a picture, (training, inference).
+        rpn_nms: IoU from which the lower of two proposals goes.
+        rpn_score: lowest objectness of a proposal, 0..1; None: 0, and 0.05 for MobileNetV3.
+        rpn_samples, samples: anchors and regions of a picture in the losses.
+        box_score: lowest score of a detection, 0..1.
+        box_nms: IoU from which the lower of two detections of one class goes.
+        max_detections: D.
+        sampling_ratio, aligned: of RoIAlign.
+        class_agnostic: one box a region for all classes.
+        coco_outputs: True for a head with torchvision's 91 outputs, of which 80 are COCO's categories; the labels are
+            0..79 all the same (names: `detection.COCO_CLASSES`). None: with published weights and 80 classes.
+        weights: None, "torchvision/coco_v1" (downloaded on this request) or the path of a `.keras`, `.weights.h5`,
+            `.pth` or `.safetensors` file of this network.
+        name: name of the model.
+
+    Raises:
+        ValueError: for an unknown option or a file that does not fit.
+        TypeError: for an unknown argument, naming the right one.
+
+    Example:
+        >>> model = build_faster_rcnn((None, None, 3), num_classes=3, backbone="resnet14_v1_5", min_size=None)
+    """
+    return _build("fasterrcnn", **locals())
+
+
+@explain_arguments
+@takes_also(build_faster_rcnn)
+def build_mask_rcnn(
+    input_shape: tuple[int | None, int | None, int] = (None, None, 3),
+    num_classes: int = 80,
+    *,
+    mask_filters: Sequence[int] = (256, 256, 256, 256),
+    class_agnostic_masks: bool = False,
+    name: str = "mask_rcnn",
+    **options: Any,
+) -> keras.Model:
+    """Mask R-CNN: Faster R-CNN with a third head that draws a mask in every detected box.
+
+    Input: (B, H, W, C) pictures, as `build_faster_rcnn`.
+    Output: as `build_faster_rcnn`, and `masks` (B, D, 28, 28): probabilities on a grid over each box, which
+    `geometry.masks.paste_masks_numpy` brings to the picture. Targets of `fit` have `masks` and `mask_windows`.
+
+    Paper: https://arxiv.org/abs/1703.06870. Differs from the paper: as `build_faster_rcnn`; sampling and schedules as
+    torchvision has them. 44,401,393 parameters for ResNet-50 and 91 outputs.
+
+    Args:
+        input_shape: (height, width, channels); height and width may be None.
+        num_classes: number of classes, background not included.
+        mask_filters: of the mask head's convolutions.
+        class_agnostic_masks: one mask a region for all classes.
+        name: name of the model.
+        options: every option of `build_faster_rcnn`.
+
+    Raises:
+        ValueError: for an unknown option or a file that does not fit.
+        TypeError: for an unknown argument, naming the right one.
+    """
+    return _build("maskrcnn", **_merged(locals()))
+
+
+@explain_arguments
+@takes_also(build_faster_rcnn)
+def build_keypoint_rcnn(
+    input_shape: tuple[int | None, int | None, int] = (None, None, 3),
+    num_classes: int = 1,
+    *,
+    num_keypoints: int = 17,
+    keypoint_filters: Sequence[int] = (512,) * 8,
+    name: str = "keypoint_rcnn",
+    **options: Any,
+) -> keras.Model:
+    """Keypoint R-CNN: Faster R-CNN with a third head that marks the keypoints of every detected object.
+
+    Input: (B, H, W, C) pictures, as `build_faster_rcnn`.
+    Output: as `build_faster_rcnn`, and `keypoints` (B, D, K, 3): x, y in the picture's pixels, and a score, the height
+    of the heat map's peak (not a probability). Targets of `fit` have `keypoints`.
+
+    Paper: https://arxiv.org/abs/1703.06870. Differs from the paper: as `build_faster_rcnn`. 59,137,258 parameters for
+    ResNet-50, one class and 17 keypoints.
+
+    Args:
+        input_shape: (height, width, channels); height and width may be None.
+        num_classes: number of classes, background not included.
+        num_keypoints: K.
+        keypoint_filters: of the keypoint head's convolutions.
+        name: name of the model.
+        options: every option of `build_faster_rcnn`.
+
+    Raises:
+        ValueError: for an unknown option or a file that does not fit.
+        TypeError: for an unknown argument, naming the right one.
+    """
+    return _build("keypointrcnn", **_merged(locals()))
+
+
+def _merged(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The options of Faster R-CNN that are not among the arguments, with their defaults."""
+    options = arguments.pop("options")
+    shared = inspect.signature(build_faster_rcnn).parameters.values()
+    defaults = {p.name: p.default for p in shared if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    return {**defaults, **options, **arguments}
+
+
+def _build(
+    system: str,
+    *,
+    input_shape,
+    num_classes,
+    backbone,
+    variant,
+    backbone_weights,
+    trainable_stages,
+    frozen_normalization,
+    pyramid_filters,
+    box_units,
+    anchor_sizes,
+    rpn_score,
+    class_agnostic,
+    coco_outputs,
+    weights,
+    name,
+    mask_filters=None,
+    class_agnostic_masks=False,
+    num_keypoints=None,
+    keypoint_filters=(),
+    **settings,
+) -> keras.Model:
+    _check(system, input_shape, num_classes, variant)
+    second = variant == "v2"
+    mobile = backbone == "mobilenetv3_large"
+    published = weights is not None and os.fspath(weights).startswith("torchvision/")
+    pretrained = backbone_weights is not None or weights is not None
+    if coco_outputs is None:
+        coco_outputs = published and num_classes == len(COCO_IDS)
+    if coco_outputs and num_classes != len(COCO_IDS):
+        raise ValueError(f"`coco_outputs` goes with {len(COCO_IDS)} classes. Received: num_classes={num_classes}")
+    outputs = COCO_OUTPUTS if coco_outputs else num_classes + 1
+
+    # The classifier of this network has weights for the fully connected layers of the head, too.
+    head_weights = backbone_weights if variant == backbone == "vgg16" else None
+    body, convention = resolve_backbone(backbone, input_shape[-1], None if head_weights else backbone_weights)
+    if frozen_normalization is None:
+        frozen_normalization = pretrained and not second
+    if frozen_normalization:
+        # torchvision's frozen normalisation has this epsilon whatever the network was trained with.
+        freeze_normalization(body, epsilon=1e-5)
+    if trainable_stages is None:
+        # VGG's first stage is the second of the paper, which trains the last three of five.
+        trainable_stages = (4 if variant == "vgg16" else 3) if pretrained else 5
+    freeze_stages(body, trainable_stages)
+    if variant in VARIANT_DEFAULTS:
+        model = single_level_detector(
+            variant,
+            body,
+            outputs,
+            filters=pyramid_filters,
+            units=box_units,
+            class_agnostic=class_agnostic,
+            input_shape=input_shape,
+            convention=convention,
+            name=name,
+            head_weights=head_weights,
+            anchor_sizes=anchor_sizes,
+            rpn_score=rpn_score or 0.0,
+            classes=COCO_IDS if coco_outputs else None,
+            **settings,
+        )
+        if weights is not None:
+            load_weights(model, weights)
+        return model
+
+    norm = "batch" if second else None
+    stages, strides = (_MOBILE, (32, 32)) if mobile else (("c2", "c3", "c4", "c5"), (4, 8, 16, 32))
+    if anchor_sizes is None:
+        anchor_sizes = ((32, 64, 128, 256, 512),) * 3 if mobile else ((32,), (64,), (128,), (256,), (512,))
+    pyramid = feature_pyramid(body, stages, pyramid_filters, normalization=norm)
+    per_cell = len(anchor_sizes[0]) * len(settings["anchor_ratios"])
+    box_options = {"convolutions": (pyramid_filters,) * 4, "units": box_units[-1:]} if second else {"units": box_units}
+    mask = keypoint = None
+    if mask_filters is not None:
+        kinds = 1 if class_agnostic_masks else outputs
+        mask = mask_head(pyramid_filters, kinds, filters=mask_filters, normalization=norm)
+    if num_keypoints is not None:
+        keypoint = keypoint_head(pyramid_filters, num_keypoints, filters=keypoint_filters)
+    model = Detector(
+        pyramid,
+        rpn_head(pyramid_filters, per_cell, convolutions=2 if second else 1),
+        box_head(pyramid_filters, outputs, class_agnostic=class_agnostic, **box_options),
+        mask,
+        keypoint,
+        settings=DetectorSettings(
+            anchor_sizes=anchor_sizes,
+            region_levels=tuple(str(level) for level in range(len(stages))),
+            region_strides=strides,
+            rpn_score=(0.05 if mobile else 0.0) if rpn_score is None else rpn_score,
+            class_agnostic=class_agnostic,
+            classes=COCO_IDS if coco_outputs else None,
+            **settings,
+        ),
+        input_shape=input_shape,
+        convention=convention,
+        name=name,
+    )
+    if weights is not None:
+        load_weights(model, weights, architecture=_architecture(system, backbone, second))
+        if frozen_normalization and _trained_without_epsilon(weights):
+            freeze_normalization(body, epsilon=0.0)
+    return model
+
+
+def _check(system: str, input_shape, num_classes: int, variant: str) -> None:
+    if len(input_shape) != 3 or not isinstance(input_shape[-1], int):
+        raise ValueError(
+            "`input_shape` must be (height, width, channels) with a known number of channels. "
+            f"Received: input_shape={tuple(input_shape)}. Use (None, None, 3) for pictures of any size."
+        )
+    if num_classes < 1:
+        raise ValueError(
+            f"`num_classes` must be at least 1 (background does not count). Received: num_classes={num_classes}"
+        )
+    variants = (*VARIANTS, *VARIANT_DEFAULTS) if system == "fasterrcnn" else VARIANTS
+    if variant not in variants:
+        raise ValueError(f"`variant` must be one of {variants}. Received: variant={variant!r}")
+
+
+def _architecture(system: str, backbone, second: bool) -> str | None:
+    """torchvision's name of the network."""
+    known = {"resnet50_v1_5": "resnet50_fpn", "mobilenetv3_large": "mobilenet_v3_large_fpn"}
+    if not isinstance(backbone, str) or backbone not in known:
+        return None
+    return f"{system}_{known[backbone]}" + ("_v2" if second else "")
+
+
+def _trained_without_epsilon(weights: str | os.PathLike) -> bool:
+    """Whether torchvision sets the frozen normalisation's epsilon to 0 for these weights: all of its first recipe."""
+    names = ("coco_v1", "coco_legacy")
+    files = ("fasterrcnn_resnet50_fpn_coco", "maskrcnn_resnet50_fpn_coco", "keypointrcnn_resnet50_fpn_coco")
+    return Path(weights).name in names or Path(weights).name.startswith(files)
+
+
+__all__ = ["build_faster_rcnn", "build_keypoint_rcnn", "build_mask_rcnn"]

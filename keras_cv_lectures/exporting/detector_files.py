@@ -1,0 +1,123 @@
+"""What lies beside an exported detector: its labels, a program that runs it, and facts for its model card."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_cv_lectures.detection import COCO_CLASSES
+from keras_cv_lectures.detection.coco import COCO_IDS
+from keras_cv_lectures.layers import Detections
+from keras_cv_lectures.metadata import Metadata
+from keras_cv_lectures.postprocessing.detection import CANVAS_COLOR, MASK_THRESHOLD
+
+PROGRAM_SUFFIX = "_run.py"
+
+_MASKS = f"""\
+    size = max(1, round(x2 - x1)), max(1, round(y2 - y1))
+    mask = np.asarray(Image.fromarray(found["masks"][i]).resize(size, Image.Resampling.BILINEAR))
+    picture.paste((255, 80, 0), (round(x1), round(y1)), Image.fromarray(np.uint8(mask > {MASK_THRESHOLD}) * 128))"""
+
+
+def labels_file(path: Path) -> Path:
+    """Where the class names of a `.tflite` file stand, one a line in label order."""
+    return path.with_suffix(".txt")
+
+
+def with_labels(metadata: Metadata, model: keras.Model) -> Metadata:
+    """The same metadata with COCO's names where it has none and the model is one of COCO's."""
+    layer = _detections(model)
+    if metadata.classes or layer is None or layer.classes != tuple(COCO_IDS):
+        return metadata
+    return dataclasses.replace(metadata, classes=tuple(COCO_CLASSES))
+
+
+def detector_facts(model: keras.Model) -> dict[str, Any]:
+    """What a model card says of a detector: how many objects it reports, from which score on."""
+    layer = _detections(model)
+    if layer is None:
+        return {"task": "detection"}
+    return {
+        "task": "detection",
+        "max_detections": layer.max_detections,
+        "score_threshold": layer.score_threshold,
+        "nms_threshold": layer.nms_threshold,
+    }
+
+
+def run_program(
+    name: str, outputs: Iterable[str], shape: tuple[int | None, ...], labels: str | None, *, tflite: bool
+) -> str:
+    """A program that needs nothing of this package and lies beside the exported file, or in the SavedModel folder.
+
+    Args:
+        name: of the `.tflite` file; not used otherwise.
+        outputs: names of the detector's outputs.
+        shape: (H, W, C) of the picture, H and W None where they are open.
+        labels: name of the file with one class a line; None: labels are printed as numbers.
+        tflite: whether it is a `.tflite` file; else a SavedModel folder.
+    """
+    height, width, channels = shape
+    mode = "L" if channels == 1 else "RGB"
+    color = CANVAS_COLOR if channels == 3 else round(sum(CANVAS_COLOR) / 3)
+    if None in (height, width):
+        fit, boxes, points = [f'seen = picture.convert("{mode}")'], 'found["boxes"][i]', 'found["keypoints"][i, :, :2]'
+    else:
+        # Of a file of one size the picture fills as much as fits, from the top left corner.
+        fit = [
+            f"scale = min({width} / picture.width, {height} / picture.height)",
+            "small = picture.resize([max(1, round(side * scale)) for side in picture.size])",
+            f'seen = Image.new("{mode}", ({width}, {height}), {color})',
+            f'seen.paste(small.convert("{mode}"))',
+            "back = np.array(picture.size) / small.size",
+        ]
+        boxes, points = 'found["boxes"][i] * np.tile(back, 2)', 'found["keypoints"][i, :, :2] * back'
+    array = f"np.asarray(seen).reshape(1, seen.height, seen.width, {channels})"
+    lines = [
+        '"""Finds objects in a picture, prints them and draws them: python THIS_FILE PICTURE"""',
+        "",
+        "import sys",
+        "from pathlib import Path",
+        "",
+        "import numpy as np",
+        "from ai_edge_litert.interpreter import Interpreter" if tflite else "import tensorflow as tf",
+        "from PIL import Image, ImageDraw",
+        "",
+        "folder = Path(__file__).resolve().parent",
+        *([f'names = (folder / "{labels}").read_text(encoding="utf-8").splitlines()'] if labels else []),
+        f'model = Interpreter(str(folder / "{name}"), num_threads=2)'
+        if tflite
+        else "model = tf.saved_model.load(folder)",
+        'run = model.get_signature_runner("serving_default")'
+        if tflite
+        else 'run = model.signatures["serving_default"]',
+        'picture = Image.open(sys.argv[1]).convert("RGB")',
+        *fit,
+        f"outputs = run(image={array if tflite else f'tf.constant({array})'})",
+        "found = {name: np.asarray(value)[0] for name, value in outputs.items()}",
+        "drawn = ImageDraw.Draw(picture)",
+        'for i in range(int(found["count"])):',
+        f"    x1, y1, x2, y2 = ({boxes}).tolist()",
+        '    name = names[found["labels"][i]]' if labels else '    name = found["labels"][i]',
+        """    print(f"{name} {found['scores'][i]:.3f} at {x1:.1f}, {y1:.1f}, {x2:.1f}, {y2:.1f}")""",
+        *([_MASKS] if "masks" in outputs else []),
+        "    drawn.rectangle([x1, y1, x2, y2], outline=(255, 255, 0))",
+    ]
+    if "keypoints" in outputs:
+        lines += [
+            f"    for x, y in {points}:",
+            "        drawn.ellipse([x - 2, y - 2, x + 2, y + 2], fill=(0, 200, 0))",
+        ]
+    return "\n".join([*lines, 'picture.save("detections.png")', ""])
+
+
+def _detections(model: keras.Model) -> Detections | None:
+    found = (layer for layer in model._flatten_layers(include_self=False) if isinstance(layer, Detections))
+    return next(found, None)
+
+
+__all__ = ["PROGRAM_SUFFIX", "detector_facts", "labels_file", "run_program", "with_labels"]

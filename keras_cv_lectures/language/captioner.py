@@ -1,0 +1,382 @@
+"""The captioning model: an encoder, a decoder and a search as one functional graph that `fit` can train."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_cv_lectures.errors import ModelError
+from keras_cv_lectures.language.beam import beam_search, check_search, sample_words
+from keras_cv_lectures.losses.captions import doubly_stochastic, reinforce_attention, word_cross_entropy
+from keras_cv_lectures.text import END, PAD, START, UNKNOWN
+from keras_cv_lectures.weights import load_weights
+
+_BASELINE_MEMORY = 0.9
+
+
+@keras.saving.register_keras_serializable("keras_cv_lectures")
+class Captioner(keras.Model):
+    """Pictures -> sentences. Made by `build_show_attend_tell` and `build_show_and_tell`.
+
+    Called on pictures (B, H, W, C) it searches: a dict of `tokens` (B, T) int32 (words, then END, then PAD), `length`
+    (B,) int32, words without the end, `log_probability` (B,), and, where the decoder attends, `attention` (B, T, h, w),
+    the weights of each emitted token over the annotation map.
+
+    Called on a dict with `tokens` (B, N, T + 1), N captions a picture that begin with START, it says what it thinks of
+    their words: `logits` (B, N, T, V) and `attention` (B, N, T, h, w). This is what `fit` trains, with the tokens as
+    inputs and targets: `fit({"image": pictures, "tokens": tokens}, tokens)`. The dict may hold `annotations`
+    (B, h, w, D), what the encoder said of the pictures, instead of `image`.
+
+    Losses, each also a metric of its name: `cross_entropy`, the negative log likelihood of a caption in nats, mean over
+    captions; `doubly_stochastic`; for hard attention `reinforce`, whose gradient counts and not its value.
+    `word_accuracy` is the share of words that came first, given the words before.
+
+    Args:
+        encoder: picture in 0..255 -> annotation map (B, h, w, D).
+        decoder: see `language.decoders`.
+        input_shape: (H or None, W or None, C).
+        max_words: T, the longest sentence. One of T words has no room for its end, which then does not count.
+        beam_size: hypotheses of the search; 1 is greedy.
+        length_penalty: exponent of `language.beam_search`; 0 for none.
+        ban_unknown: never say UNKNOWN.
+        doubly_stochastic_weight: lambda.
+        reinforce_weight, entropy_weight: lambda_r and lambda_e of hard attention.
+        label_smoothing: of the cross entropy.
+        scheduled_sampling: chance that a word which the network is given in training is replaced by the one that it
+            would have said there itself, so that it learns to go on from its own mistakes (Bengio et al. 2015,
+            https://arxiv.org/abs/1506.03099). In two passes, as Mihaylova and Martins (2019,
+            https://arxiv.org/abs/1906.07651) and Duckworth et al. (2019, https://arxiv.org/abs/1906.04331) do it: the
+            first reads the true words, without dropout and gradient, and its likeliest words are mixed into what the
+            second reads. Start, end and padding are neither replaced nor put in. Targets stay the true words. It costs
+            a second forward pass of the decoder.
+    """
+
+    def __init__(
+        self,
+        encoder: keras.Model,
+        decoder: keras.layers.Layer,
+        *,
+        input_shape: tuple[int | None, int | None, int],
+        max_words: int = 20,
+        beam_size: int = 3,
+        length_penalty: float = 0.0,
+        ban_unknown: bool = True,
+        doubly_stochastic_weight: float = 1.0,
+        reinforce_weight: float = 0.1,
+        entropy_weight: float = 0.002,
+        label_smoothing: float = 0.0,
+        scheduled_sampling: float = 0.0,
+        name: str = "captioner",
+        **kwargs: Any,
+    ):
+        check_search(beam_size, max_words, length_penalty)
+        if not 0 <= scheduled_sampling <= 1:
+            raise ValueError(
+                f"`scheduled_sampling` must be a chance, 0 to 1. Received: scheduled_sampling={scheduled_sampling!r}"
+            )
+        search = {
+            "max_words": max_words,
+            "beam_size": beam_size,
+            "length_penalty": length_penalty,
+            "ban_unknown": ban_unknown,
+        }
+        image = keras.Input(tuple(input_shape), name="image")
+        finder = CaptionSearch(decoder, **search, name="search")
+        super().__init__(image, finder(encoder(image)), name=name, **kwargs)
+        self.encoder, self.decoder, self.search = encoder, decoder, finder
+        # Encoder and decoder cast what they compute with; read from here, recurrent weights stay in float32.
+        self.dtype_policy = keras.DTypePolicy("float32")
+        self.weights_of_losses = {
+            "doubly_stochastic_weight": doubly_stochastic_weight,
+            "reinforce_weight": reinforce_weight,
+            "entropy_weight": entropy_weight,
+            "label_smoothing": label_smoothing,
+        }
+        # A dict with tokens is as good an input as a picture.
+        self.input_spec = None
+        self.scheduled_sampling = scheduled_sampling
+        self.draws = keras.random.SeedGenerator() if scheduled_sampling else None
+        self._arguments = {
+            "input_shape": tuple(input_shape),
+            **search,
+            **self.weights_of_losses,
+            "scheduled_sampling": scheduled_sampling,
+        }
+        names = ["cross_entropy", "word_accuracy"]
+        if self.attends and doubly_stochastic_weight:
+            names.append("doubly_stochastic")
+        self.baseline = None
+        if decoder.kind == "hard":
+            names.append("reinforce")
+            self.baseline = self.add_weight(
+                shape=(), initializer="zeros", trainable=False, aggregation="mean", name="baseline"
+            )
+        self.loss_trackers = {name: keras.metrics.Mean(name=name) for name in names}
+
+    @property
+    def attends(self) -> bool:
+        """Whether the decoder has attention over places."""
+        return self.decoder.kind in ("soft", "hard")
+
+    def call(self, inputs, training=None, mask=None):
+        if not isinstance(inputs, Mapping):
+            return self.search(self.encoder(inputs, training=training))
+        annotations = inputs.get("annotations")
+        if annotations is None:
+            annotations = self.encoder(inputs["image"], training=training)
+        if "tokens" not in inputs:
+            return self.search(annotations)
+        flat, grid = flatten(annotations)
+        tokens = inputs["tokens"]
+        if training and self.scheduled_sampling:
+            tokens = self._with_own_words(flat, tokens)
+        found = self.decoder.teach(flat, tokens, training=bool(training))
+        if "attention" in found and self.attends:
+            found["maps"] = ops.reshape(found["attention"], (*ops.shape(found["attention"])[:3], *grid))
+        return found
+
+    def _with_own_words(self, annotations, tokens):
+        """Captions (B, N, T + 1) some of whose words are those that the network says there, given the true ones."""
+        logits = ops.stop_gradient(self.decoder.teach(annotations, tokens)["logits"])
+        # An end is not put in either: nothing is ever said after one.
+        never = ops.sum(ops.one_hot(ops.array((*self.search.banned, END)), logits.shape[-1]), axis=0)
+        own = ops.cast(ops.argmax(logits - 1e9 * never, axis=-1), "int32")
+        tokens = ops.cast(tokens, "int32")
+        own = ops.concatenate([tokens[:, :, :1], own], axis=-1)
+        drawn = keras.random.uniform(ops.shape(tokens), seed=self.draws) < self.scheduled_sampling
+        is_word = ops.logical_and(ops.logical_and(tokens != PAD, tokens != START), tokens != END)
+        return ops.where(ops.logical_and(drawn, is_word), own, tokens)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """Mean over captions; what a picture lacks in captions (rows of PAD) does not count."""
+        targets = ops.cast(y, "int32")[:, :, 1:]
+        mask = ops.cast(targets != PAD, "float32")
+        captions = ops.max(mask, axis=-1)
+        number, words = ops.sum(captions), ops.sum(mask)
+        count = ops.maximum(number, 1.0)
+        weights = self.weights_of_losses
+        cost = word_cross_entropy(y_pred["logits"], targets, mask)
+        logits = ops.stop_gradient(y_pred["logits"])
+        right = ops.take_along_axis(logits, targets[..., None], axis=-1)[..., 0] >= ops.max(logits, axis=-1)
+        values = {
+            "cross_entropy": ops.sum(cost) / count,
+            "word_accuracy": ops.sum(ops.cast(right, "float32") * mask) / ops.maximum(words, 1.0),
+        }
+        if weights["label_smoothing"]:
+            even = ops.logsumexp(y_pred["logits"], axis=-1) - ops.mean(y_pred["logits"], axis=-1)
+            share = weights["label_smoothing"]
+            trained = ops.sum((1 - share) * cost + share * even * mask) / count
+        else:
+            trained = values["cross_entropy"]
+        sums = [trained]
+        if "doubly_stochastic" in self.loss_trackers:
+            values["doubly_stochastic"] = ops.sum(doubly_stochastic(y_pred["attention"], mask) * captions) / count
+            sums.append(weights["doubly_stochastic_weight"] * values["doubly_stochastic"])
+        if self.baseline is not None:
+            values["reinforce"] = self._reinforce(ops.sum(cost, axis=-1), captions, count, mask, y_pred, training)
+            sums.append(values["reinforce"])
+        for name, value in values.items():
+            # Batches differ in captions and words, and the last one of a data set may be empty.
+            self.loss_trackers[name].update_state(value, words if name == "word_accuracy" else number)
+        return (sum(sums) + sum(ops.cast(loss, "float32") for loss in self.losses)) / _replicas()
+
+    def _reinforce(self, cost, captions, count, mask, y_pred, training):
+        weights = self.weights_of_losses
+        surrogate = reinforce_attention(
+            cost,
+            ops.convert_to_tensor(self.baseline),
+            y_pred["attention"],
+            y_pred["used"],
+            mask,
+            # A step that used the expected context drew nothing that could have been better or worse.
+            reward_weight=weights["reinforce_weight"] * y_pred["drawn"],
+            entropy_weight=weights["entropy_weight"],
+        )
+        if training:
+            mean = ops.sum(ops.stop_gradient(cost)) / count
+            self.baseline.assign(_BASELINE_MEMORY * self.baseline + (1 - _BASELINE_MEMORY) * mean)
+        return ops.sum(surrogate * captions) / count
+
+    def with_search(self, **changes: Any) -> Captioner:
+        """The same network (shared weights) with another search: `max_words`, `beam_size`, `length_penalty`,
+        `ban_unknown`.
+
+        >>> greedy = model.with_search(beam_size=1)  # doctest: +SKIP
+        """
+        allowed = ("max_words", "beam_size", "length_penalty", "ban_unknown")
+        unknown = sorted(set(changes) - set(allowed))
+        if unknown:
+            raise TypeError(f"with_search() takes {allowed}. Received: {unknown}.")
+        return Captioner(self.encoder, self.decoder, **{**self._arguments, **changes}, name=self.name)
+
+    def sample(self, pictures, count: int = 1, *, temperature: float = 1.0, seed: int | None = None) -> dict[str, Any]:
+        """Sentences drawn from the model: as the output of a call, with an axis of `count` after the first.
+
+        Args:
+            pictures: (B, H, W, C) in 0..255.
+            count: sentences a picture.
+            temperature: above 1 more varied, below 1 nearer to the likeliest words.
+            seed: of the draws.
+        """
+        flat, grid = flatten(self.encoder(ops.convert_to_tensor(pictures)))
+        memory = self.decoder.prepare(flat)
+        shape = (ops.shape(flat)[0], count, self.search.max_words)
+        found = sample_words(
+            lambda state, tokens: self.decoder.step(memory, state, tokens),
+            self.decoder.begin(memory, count),
+            keras.random.uniform(shape, seed=seed),
+            temperature=temperature,
+            banned=self.search.banned,
+            places=ops.shape(flat)[1] if self.attends else None,
+        )
+        if self.attends:
+            found["attention"] = ops.reshape(found["attention"], (*shape, *grid))
+        return found
+
+    def get_config(self):
+        return {
+            "encoder": keras.saving.serialize_keras_object(self.encoder),
+            "decoder": keras.saving.serialize_keras_object(self.decoder),
+            "name": self.name,
+            **self._arguments,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        for part in ("encoder", "decoder"):
+            config[part] = keras.saving.deserialize_keras_object(config[part], custom_objects)
+        config["input_shape"] = tuple(config["input_shape"])
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable("keras_cv_lectures")
+class CaptionSearch(keras.layers.Layer):
+    """Annotation map (B, h, w, D) -> the best sentence that beam search finds, as `Captioner` returns it.
+
+    Args:
+        decoder: see `language.decoders`.
+        others: see `Captioner`.
+    """
+
+    def __init__(
+        self,
+        decoder: keras.layers.Layer,
+        *,
+        max_words: int = 20,
+        beam_size: int = 3,
+        length_penalty: float = 0.0,
+        ban_unknown: bool = True,
+        **kwargs: Any,
+    ):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        check_search(beam_size, max_words, length_penalty)
+        self.decoder = decoder
+        self.max_words, self.beam_size = max_words, beam_size
+        self.length_penalty, self.ban_unknown = length_penalty, ban_unknown
+
+    @property
+    def banned(self) -> tuple[int, ...]:
+        """Ids that are never said."""
+        return (PAD, START, UNKNOWN) if self.ban_unknown else (PAD, START)
+
+    def build(self, shape):
+        if not self.decoder.built:
+            self.decoder.build((shape[0], None, shape[-1]))
+        self.built = True
+
+    def call(self, annotations):
+        flat, grid = flatten(annotations)
+        attends = self.decoder.kind in ("soft", "hard")
+        return self.best(self.hypotheses(flat, places=ops.shape(flat)[1] if attends else None), grid)
+
+    def best(self, found, grid) -> dict[str, Any]:
+        """The best of the sentences `found`, with its attention over the grid (h, w)."""
+        found = {name: value[:, 0] for name, value in found.items()}
+        if "attention" in found:
+            shape = (ops.shape(found["tokens"])[0], self.max_words, *grid)
+            found["attention"] = ops.reshape(found["attention"], shape)
+        return found
+
+    def hypotheses(self, annotations, places: int | None = None) -> dict[str, Any]:
+        """All `beam_size` sentences, best first, as `beam_search` returns them, for annotations (B, L, D)."""
+        memory = self.decoder.prepare(annotations)
+        return self.continued(memory, self.decoder.begin(memory, self.beam_size), places)
+
+    def continued(self, memory, state, places: int | None = None) -> dict[str, Any]:
+        """`hypotheses` from what the decoder's `prepare` and `begin` gave."""
+        return beam_search(
+            lambda state, tokens: self.decoder.step(memory, state, tokens),
+            state,
+            batch=ops.shape(memory[0])[0],
+            beams=self.beam_size,
+            max_words=self.max_words,
+            length_penalty=self.length_penalty,
+            end=END,
+            banned=self.banned,
+            places=places,
+        )
+
+    def compute_output_spec(self, annotations):
+        batch, height, width, _ = annotations.shape
+        spec = {
+            "tokens": keras.KerasTensor((batch, self.max_words), dtype="int32"),
+            "length": keras.KerasTensor((batch,), dtype="int32"),
+            "log_probability": keras.KerasTensor((batch,), dtype="float32"),
+        }
+        if self.decoder.kind in ("soft", "hard"):
+            spec["attention"] = keras.KerasTensor((batch, self.max_words, height, width), dtype="float32")
+        return spec
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "decoder": keras.saving.serialize_keras_object(self.decoder),
+            "max_words": self.max_words,
+            "beam_size": self.beam_size,
+            "length_penalty": self.length_penalty,
+            "ban_unknown": self.ban_unknown,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(keras.saving.deserialize_keras_object(config.pop("decoder")), **config)
+
+
+def load_captioner(model: Captioner, path: str | os.PathLike) -> None:
+    """Loads the weights at `path`, all of them: a decoder in part would speak in the words of another vocabulary.
+
+    Raises:
+        ModelError: the file cannot be read or is of another network or vocabulary.
+    """
+    try:
+        load_weights(model, path, whole=True)
+    except ModelError as error:
+        if not (os.path.exists(path) and str(path).endswith((".keras", ".h5"))):
+            raise
+        raise ModelError(
+            f"{error} The network asked for has num_classes={model.decoder.vocabulary_size}: give the length of the "
+            "vocabulary that the weights were trained with, and the other options of its network."
+        ) from error
+
+
+def flatten(annotations):
+    """Annotation map (B, h, w, D) -> (annotations (B, h w, D), (h, w))."""
+    shape = ops.shape(annotations)
+    height, width = shape[1], shape[2]
+    return ops.reshape(annotations, (shape[0], height * width, annotations.shape[-1])), (height, width)
+
+
+def _replicas() -> int:
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+__all__ = ["CaptionSearch", "Captioner", "flatten", "load_captioner"]

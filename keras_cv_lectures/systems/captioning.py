@@ -1,0 +1,133 @@
+"""The captioners.
+
+An entry holds what is peculiar to the system; what all systems of the task share stands in `_captioning`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from keras_cv_lectures.data import caption_pairs
+from keras_cv_lectures.errors import DataError
+from keras_cv_lectures.evaluating import evaluate_captioning
+from keras_cv_lectures.evaluating.captioning import caption_headlines
+from keras_cv_lectures.language import build_show_and_tell, build_show_attend_tell
+from keras_cv_lectures.preprocessing import caption_batches
+from keras_cv_lectures.recipe import Recipe, Reference, TrainingOptions
+from keras_cv_lectures.text import Vocabulary
+
+# What `caption_headlines` gives.
+_SCORES = ("bleu1", "bleu4", "rouge_l", "cider", "exact_match", "attention_in_box")
+
+
+def _captioning(**more: Any) -> Recipe:
+    """A recipe of captioning."""
+    defaults = {
+        "options": TrainingOptions(batch_size=16, input_size=(224, 224), keep_best="val_loss", clip_norm=5.0),
+        "smoke_options": TrainingOptions(
+            epochs=2,
+            batch_size=2,
+            input_size=(48, 64),
+            warmup_epochs=0,
+            learning_rate=5e-3,
+            min_count=1,
+            keep_best="val_loss",
+        ),
+        "demo_options": TrainingOptions(
+            epochs=12, batch_size=16, input_size=(96, 128), learning_rate=2e-3, min_count=1, keep_best="val_loss"
+        ),
+        "augmentation": {"flip": 0.5, "scale": (0.9, 1.2), "brightness": 0.2, "contrast": 0.2},
+        "make_batches": caption_batches,
+        "keys": ("image", "annotations", "captions"),
+        "add_weights": lambda source, options: caption_pairs(source) if options.captions_per_picture == 1 else source,
+        "count_labels": _no_class_weights,
+        "make_loss": lambda options, class_weights: None,
+        "make_metrics": lambda classes: [],
+        "evaluate": evaluate_captioning,
+        "epoch_evaluate": functools.partial(evaluate_captioning, baseline=False),
+        "epoch_scores": lambda evaluation: caption_headlines(evaluation.scores),
+        "epoch_score_names": _SCORES,
+        "agreement": _agreement,
+        "names": _words,
+        "context": lambda config, options, names: {
+            "vocabulary": names,
+            "max_words": config.get("max_words", 20),
+            "captions": options.captions,
+            "captions_per_picture": options.captions_per_picture,
+            "examples_per_epoch": options.steps_per_epoch and options.steps_per_epoch * options.batch_size,
+        },
+        "overfit_steps": 150,
+        "overfit_rate": 3e-3,
+    }
+    return Recipe(**{**defaults, **more})
+
+
+def _words(source, options: TrainingOptions) -> tuple[tuple[str, ...], tuple]:
+    """The vocabulary of a training: that of a file, or of the training captions."""
+    if options.vocabulary is not None:
+        return Vocabulary.load(options.vocabulary).words, ()
+    if source.texts is None:
+        return (), ()
+    words = Vocabulary.build(source.texts(), min_count=options.min_count).words
+    if len(words) <= 4:
+        raise DataError(
+            f"no word occurs {options.min_count} times in the captions of {source.name}. Lower min_count, or give more "
+            "captions."
+        )
+    return words, ()
+
+
+def _agreement(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
+    """The share of equal tokens, among those that either sentence has."""
+    a, b = np.asarray(one["tokens"]), np.asarray(other["tokens"])
+    said = (a > 0) | (b > 0)
+    return float(np.mean((a == b)[said])) if said.any() else 1.0
+
+
+def _no_class_weights(source):
+    raise ValueError("`class_weights` are for segmentation. Leave class_weights=none for a captioner.")
+
+
+_SMALL = {"backbone": "resnet14_v1_5", "embedding_units": 32, "units": 64, "dropout": 0.0, "max_words": 16}
+_DEMO = {"backbone": "resnet14_v1_5", "embedding_units": 128, "units": 256, "dropout": 0.2, "max_words": 16}
+
+RECIPES: tuple[Recipe, ...] = (
+    _captioning(
+        name="show_attend_tell",
+        summary="Show, Attend and Tell: a sentence, and where the network looked for each of its words",
+        build=build_show_attend_tell,
+        config={},
+        smoke={**_SMALL, "attention_units": 32},
+        demo={**_DEMO, "attention_units": 128},
+        reference=Reference(
+            paper="Xu et al.: Show, Attend and Tell, ICML 2015",
+            year=2015,
+            url="https://arxiv.org/abs/1502.03044",
+            result="Flickr8k: BLEU-1 67.0, BLEU-4 19.5 (soft), 21.3 (hard); COCO: BLEU-4 24.3 (soft), 25.0 (hard)",
+            # The authors' decoder for COCO, without its score's bias.
+            parameters=35_333_449,
+            parameters_of={"freeze_backbone": True},
+        ),
+    ),
+    _captioning(
+        name="show_and_tell",
+        summary="Show and Tell: a sentence from one vector of the picture",
+        build=build_show_and_tell,
+        config={},
+        smoke=_SMALL,
+        demo=_DEMO,
+        reference=Reference(
+            paper="Vinyals, Toshev, Bengio, Erhan: Show and Tell, CVPR 2015",
+            year=2015,
+            url="https://arxiv.org/abs/1411.4555",
+            result="COCO: BLEU-4 27.7, METEOR 23.7, CIDEr 85.5; Flickr8k: BLEU-1 63",
+            # The released code's decoder: 12,000 words, 512 units, a picture of 2048 numbers.
+            parameters=15_447_776,
+            parameters_of={"freeze_backbone": True},
+        ),
+    ),
+)

@@ -1,0 +1,93 @@
+"""What the trainer makes of options that only captioners have."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from keras_cv_lectures.data import Source
+from keras_cv_lectures.evaluating.captioning import CaptionEvaluation
+from keras_cv_lectures.systems import SYSTEMS
+from keras_cv_lectures.training import train
+
+CAPTIONS = (("a dog",), ("a cat", "the cat runs"), ("a dog", "a cat", "two dogs"), ("the dog",), ("a cat",))
+
+
+class Enough(Exception):
+    """Before anything is trained."""
+
+
+@pytest.fixture
+def source():
+    def read(index):
+        image = np.full((48, 64, 3), index, np.uint8)
+        return {"image": image, "captions": np.array(CAPTIONS[index], object), "image_id": str(index)}
+
+    return Source(
+        name="pets",
+        ids=tuple("abcde"),
+        read=read,
+        classes=(),
+        colors=(),
+        captions_at=lambda index: CAPTIONS[index],
+    )
+
+
+def batches_asked_for(source, out, **options):
+    """What `make_batches` is called with: for training, then for validation."""
+    recipe, calls = SYSTEMS["show_and_tell"], []
+
+    def make_batches(dataset, **settings):
+        calls.append((dataset, settings))
+        if len(calls) == 2:
+            raise Enough
+        return recipe.make_batches(dataset, **settings)
+
+    chosen = dataclasses.replace(recipe.smoke_options, batch_size=2, **options)
+    with pytest.raises(Enough):
+        train(
+            dataclasses.replace(recipe, make_batches=make_batches),
+            source.subset(range(4)),
+            source.subset([4]),
+            out=out,
+            config=recipe.smoke,
+            options=chosen,
+            verbose=0,
+        )
+    return calls
+
+
+def test_every_caption_an_example_of_its_own(source, tmp_path):
+    (dataset, settings), (_, validation) = batches_asked_for(source, tmp_path / "run", captions_per_picture=1, epochs=3)
+    # Seven captions of four pictures, in batches of two: four steps, of which the last meets one caption again.
+    assert int(dataset.cardinality()) == 3 * 8
+    assert settings["context"]["examples_per_epoch"] == 8
+    assert validation["context"]["examples_per_epoch"] is None
+    said = [[text.decode() for text in example["captions"].numpy()] for example in dataset.take(7)]
+    assert sorted(said) == sorted([text] for texts in CAPTIONS[:4] for text in texts)
+    # The run was trained on pictures.
+    assert (tmp_path / "run" / "train_ids.txt").read_text().split() == list("abcd")
+
+
+def test_all_captions_of_a_picture_together(source, tmp_path):
+    (dataset, settings), _ = batches_asked_for(source, tmp_path / "run", epochs=3)
+    assert int(dataset.cardinality()) == 3 * 4
+    assert settings["context"]["captions_per_picture"] == "all"
+
+
+@pytest.mark.parametrize("name", ["show_attend_tell", "show_and_tell"])
+def test_the_constant_caption_is_not_sought_after_every_epoch(name):
+    recipe = SYSTEMS[name]
+    assert recipe.epoch_evaluate.func is recipe.evaluate
+    assert recipe.epoch_evaluate.keywords == {"baseline": False}
+
+
+@pytest.mark.parametrize("name", ["show_attend_tell", "show_and_tell"])
+def test_scores_of_an_epoch_are_those_that_are_announced(name):
+    recipe = SYSTEMS[name]
+    fields = {field.name: None for field in dataclasses.fields(CaptionEvaluation)}
+    scores = dict.fromkeys(("bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "cider", "exact_match"), 0.5)
+    found = recipe.epoch_scores(CaptionEvaluation(**{**fields, "scores": scores | {"attention_in_box": 0.25}}))
+    assert set(found) == set(recipe.epoch_score_names)

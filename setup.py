@@ -34,11 +34,14 @@ setup(
         "coco": ["pycocotools>=2.0.8"],
         # METEOR and SPICE, which need a Java runtime too.
         "captions": ["pycocoevalcap>=1.2"],
+        # Data sets that it has prepared (tfds:NAME).
+        "data": ["tensorflow-datasets>=4.9.10"],
         # On a CPU; with a GPU install jax[cuda12] beside it.
         "jax": ["jax>=0.10"],
         "test": [
             "pycocotools>=2.0.8",
             "jax>=0.10",
+            "tensorflow-datasets>=4.9.10",
             "pytest>=8",
             "pytest-xdist>=3.5",
             "ruff>=0.6",

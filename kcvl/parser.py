@@ -12,21 +12,28 @@ SPEC_HELP = """data specifications (SPEC):
   folder:IMAGES,MASKS[,labels=FILE][,list=FILE][,channels=1]
                                              a folder of pictures and a folder of masks of the same names
   voc:DIR[,split=val][,labels=FILE]          Pascal VOC: JPEGImages/ SegmentationClass/ ImageSets/Segmentation/
+  cityscapes:DIR[,split=val]                 Cityscapes: leftImg8bit/ gtFine/; 19 classes, of labelIds or labelTrainIds
+  pets:DIR[,split=test]                      Oxford-IIIT Pet: images/ annotations/trimaps/ annotations/trainval.txt
   coco:JSON,IMAGES[,masks=no]                objects as COCO describes them: boxes, masks, keypoints
   vocboxes:DIR[,split=val]                   objects as Pascal VOC does: Annotations/*.xml JPEGImages/ ImageSets/Main/
   yolo:DIR[,split=val]                       objects as YOLO does: a text file of boxes or outlines for each picture
   instances:IMAGES,MASKS[,class=NAME]        objects by masks: a picture of their numbers, or a folder of one file each
+  cityscapesobjects:DIR[,split=val]          the persons and vehicles of Cityscapes, one by one
+  petsboxes:DIR                              the heads of Oxford-IIIT Pet: annotations/xmls/*.xml
   flickr:DIR[,split=val]                     Flickr8k, Flickr30k: pictures, captions.txt or token file, lists of splits
   cococaptions:JSON,IMAGES                   COCO's captions
   captions:CSV,IMAGES                        any table of a picture's path and a caption, one caption a row
+  tfds:NAME[,dir=DIR][,split=train[:80%]][,mask=FEATURE][,objects=FEATURE][,captions=FEATURE][,download=yes]
+                                             prepared by tensorflow-datasets (pip install 'keras_cv_lectures[data]')
+  python:MODULE:FUNCTION[,split=val]         what your own function returns; docs/own_reader.md is a complete program
   DIR                                        a folder with one of these layouts, or with images/ and masks/
   list=FILE is a text file of picture names, one a line, and chooses those pictures (this is how a folder is split).
   labels=FILE says what the mask values mean, one class a line: "VALUE NAME", "VALUE NAME RED GREEN BLUE" or, for
   coloured masks, "RED GREEN BLUE NAME"; "ignore VALUE" leaves pixels out. Without it the values are guessed, and you
   are told how. 255 is ignored, except in masks of 0 and 255 alone.
-  Masks of classes are for segmentations, objects for detectors, captions for captioners; shapes are for all. In the
-  paths of coco, instances, cococaptions and captions, {split} stands for train and val. labels=FILE of objects is one
-  name a line.
+  Masks of classes are for segmentations, objects for detectors, captions for captioners; shapes, tfds and python may
+  hold any of them. In the paths of coco, instances, cococaptions and captions, {split} stands for train and val.
+  labels=FILE of objects is one name a line.
 """
 
 MODEL_HELP = """MODEL is a run folder (its best.keras), a .keras file, a SavedModel folder or a .tflite file.

@@ -9,7 +9,7 @@ from kcvl.parser import UsageError
 from kcvl.terminal import Progress, next_steps, quiet, quoted, say, wrote
 from kcvl.text import count_text, scores_table
 from keras_cv_lectures.data import Source, open_source
-from keras_cv_lectures.data.specs import CAPTION_KINDS, OBJECT_KINDS, parse_spec
+from keras_cv_lectures.data.spec_text import CAPTION_KINDS, MIXED_KINDS, OBJECT_KINDS, parse_spec
 from keras_cv_lectures.errors import DataError
 from keras_cv_lectures.evaluating import (
     CaptionEvaluation,
@@ -88,7 +88,7 @@ def check_data_fits(detector: bool | None, spec: str, *, captioner: bool | None 
     """
     kind = parse_spec(spec).kind
     if captioner:
-        if kind not in (*CAPTION_KINDS, "shapes"):
+        if kind not in (*CAPTION_KINDS, *MIXED_KINDS):
             raise DataError(
                 f"a captioner learns and gives sentences, but {spec} has none. Give flickr:DIR, "
                 "cococaptions:JSON,IMAGES or captions:CSV,IMAGES."
@@ -97,10 +97,9 @@ def check_data_fits(detector: bool | None, spec: str, *, captioner: bool | None 
     if captioner is False and kind in CAPTION_KINDS:
         needed = "boxes of objects, such as coco:JSON,IMAGES" if detector else "masks of classes: folder:IMAGES,MASKS"
         raise DataError(f"{spec} has captions, which are for captioners. This model needs {needed}.")
-    if detector and kind not in (*OBJECT_KINDS, "shapes"):
-        boxes = (
-            "vocboxes:DIR" if kind == "voc" else "coco:JSON,IMAGES, vocboxes:DIR, yolo:DIR or instances:IMAGES,MASKS"
-        )
+    if detector and kind not in (*OBJECT_KINDS, *MIXED_KINDS):
+        same = {"voc": "vocboxes:DIR", "cityscapes": "cityscapesobjects:DIR", "pets": "petsboxes:DIR"}
+        boxes = same.get(kind, "coco:JSON,IMAGES, vocboxes:DIR, yolo:DIR or instances:IMAGES,MASKS")
         raise DataError(
             f"a detector learns and finds objects, but {spec} has masks of classes instead of boxes. Give {boxes}."
         )

@@ -19,7 +19,8 @@ from kcvl.settings import find_recipe, own_words, parse_settings
 from kcvl.terminal import Progress, next_steps, quoted, say, wrote
 from kcvl.text import count_text, scores_table
 from keras_cv_lectures.data import Source, has_splits, open_source
-from keras_cv_lectures.data.specs import parse_spec, splits_of
+from keras_cv_lectures.data.spec_text import parse_spec
+from keras_cv_lectures.data.specs import splits_of
 from keras_cv_lectures.errors import DataError, ModelError
 from keras_cv_lectures.metadata import RUN_FILE, read_metadata
 from keras_cv_lectures.recipe import Recipe, TrainingOptions

@@ -10,7 +10,8 @@ from kcvl.parser import UsageError
 from kcvl.terminal import next_steps, quiet, quoted, say, wrote
 from kcvl.text import count_text, table
 from keras_cv_lectures.data import caption_texts, has_splits, open_source
-from keras_cv_lectures.data.specs import parse_spec, splits_of
+from keras_cv_lectures.data.spec_text import parse_spec
+from keras_cv_lectures.data.specs import splits_of
 from keras_cv_lectures.errors import DataError
 from keras_cv_lectures.text import SPECIAL_WORDS, Vocabulary, tokenize
 

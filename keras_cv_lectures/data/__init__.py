@@ -14,11 +14,20 @@ An example is an unbatched dict of NumPy arrays. A pixel in row i and column j c
 * `captions` (N,) strings; of generated pictures also `caption_objects` (W,) int32, for each word of the first caption
   the object that it names, or -1; `image_id` string
 
+A reader of your own is a function that returns a `Source` (docs/own_reader.md).
+
 `open_source("camvid:DIR")` opens data by its specification, `to_dataset` makes a reproducible `tf.data.Dataset` of a
 source, and `doctor` names every file that training would stumble over. Everything at fault raises `DataError`.
 """
 
 from keras_cv_lectures.data.captions import caption_pairs, caption_table, caption_texts, coco_captions, flickr_captions
+from keras_cv_lectures.data.cityscapes import (
+    CITYSCAPES_CLASSES,
+    CITYSCAPES_COLORS,
+    CITYSCAPES_LABELS,
+    cityscapes_objects_source,
+    cityscapes_source,
+)
 from keras_cv_lectures.data.coco import coco_source
 from keras_cv_lectures.data.doctor import Report, doctor, examine
 from keras_cv_lectures.data.folders import camvid_source, folder_source
@@ -38,10 +47,12 @@ from keras_cv_lectures.data.labels import (
     read_label_file,
 )
 from keras_cv_lectures.data.objects import keypoint_flip
+from keras_cv_lectures.data.pets import PETS_CLASSES, PETS_LABELS, pets_boxes_source, pets_source
 from keras_cv_lectures.data.shapes import shapes_source
 from keras_cv_lectures.data.source import Source, cached, data_error, to_dataset, wait_for_readers
 from keras_cv_lectures.data.specs import has_splits, open_source
 from keras_cv_lectures.data.survey import CaptionCount, LabelCount, ObjectCount, SplitReport
+from keras_cv_lectures.data.tfds_source import tfds_source
 from keras_cv_lectures.data.voc import voc_segmentation_source
 from keras_cv_lectures.data.voc_boxes import voc_boxes_source
 from keras_cv_lectures.data.yolo import yolo_source
@@ -50,9 +61,14 @@ __all__ = [
     "CAMVID_CLASSES",
     "CAMVID_COLORS",
     "CAMVID_LABELS",
+    "CITYSCAPES_CLASSES",
+    "CITYSCAPES_COLORS",
+    "CITYSCAPES_LABELS",
     "IGNORE",
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
+    "PETS_CLASSES",
+    "PETS_LABELS",
     "VOC_CLASSES",
     "VOC_COLORS",
     "VOC_LABELS",
@@ -68,6 +84,8 @@ __all__ = [
     "caption_pairs",
     "caption_table",
     "caption_texts",
+    "cityscapes_objects_source",
+    "cityscapes_source",
     "coco_captions",
     "coco_source",
     "data_error",
@@ -81,10 +99,13 @@ __all__ = [
     "instance_folder_source",
     "keypoint_flip",
     "open_source",
+    "pets_boxes_source",
+    "pets_source",
     "read_image",
     "read_label_file",
     "read_mask",
     "shapes_source",
+    "tfds_source",
     "to_dataset",
     "voc_boxes_source",
     "voc_segmentation_source",

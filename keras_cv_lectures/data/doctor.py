@@ -17,19 +17,8 @@ from keras_cv_lectures.data.label_inference import label_map_of_values, mask_val
 from keras_cv_lectures.data.labels import LabelMap
 from keras_cv_lectures.data.objects import object_source
 from keras_cv_lectures.data.source import Source
-from keras_cv_lectures.data.specs import (
-    CAPTION_KINDS,
-    OBJECT_KINDS,
-    DataSpec,
-    captions_of,
-    channels_of,
-    labels_of,
-    objects_of,
-    open_source,
-    pairs_of,
-    parse_spec,
-    splits_of,
-)
+from keras_cv_lectures.data.spec_text import CAPTION_KINDS, MIXED_KINDS, OBJECT_KINDS, DataSpec, parse_spec
+from keras_cv_lectures.data.specs import captions_of, labels_of, objects_of, open_source, pairs_of, splits_of
 from keras_cv_lectures.data.survey import SplitReport, Survey, some, split_lines
 from keras_cv_lectures.errors import DataError
 
@@ -99,15 +88,12 @@ def doctor(spec: str, *, progress: Progress | None = None) -> Report:
     try:
         parsed = parse_spec(spec)
         splits = splits_of(parsed)
-        fixed_labels = None if parsed.kind in (*OBJECT_KINDS, *CAPTION_KINDS) else labels_of(parsed)
-        channels = channels_of(parsed)
+        fixed_labels = None if parsed.kind in (*OBJECT_KINDS, *CAPTION_KINDS, *MIXED_KINDS) else labels_of(parsed)
+        channels = parsed.channels()
     except DataError as error:
         return Report(name=str(spec), splits=(), problems=(str(error),))
-    if parsed.kind == "shapes":
-        try:
-            return examine([open_source(spec, split) for split in splits], name=spec, progress=progress)
-        except DataError as error:
-            return Report(name=spec, splits=(), problems=(str(error),))
+    if parsed.kind in MIXED_KINDS:
+        return _examine_mixed(parsed, splits, progress)
     if parsed.kind in OBJECT_KINDS:
         return _examine_objects(parsed, splits, channels, progress)
     if parsed.kind in CAPTION_KINDS:
@@ -121,7 +107,7 @@ def doctor(spec: str, *, progress: Progress | None = None) -> Report:
             continue
         problems += pairing.problems
         try:
-            labels = fixed_labels or _guess(pairing)
+            labels = fixed_labels or pairing.labels or _guess(pairing)
         except DataError as error:
             problems += [str(error), *_damaged(pairing)]
             continue
@@ -177,6 +163,18 @@ def examine(
         warnings=tuple(warnings),
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _examine_mixed(spec: DataSpec, splits: Sequence[str | None], progress: Progress | None) -> Report:
+    """The doctor for data that say only when opened what they hold."""
+    sources, problems = [], []
+    for split in splits:
+        try:
+            sources.append(open_source(spec.text, split, like=sources[0] if sources else None))
+        except DataError as error:
+            problems.append(str(error))
+    notes = [note for source in sources for note in source.notes]
+    return examine(sources, name=spec.text, problems=problems, notes=notes, progress=progress)
 
 
 def _examine_objects(spec: DataSpec, splits: Sequence[str | None], channels: int, progress: Progress | None) -> Report:

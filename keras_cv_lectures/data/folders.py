@@ -41,11 +41,13 @@ class Pairing:
         name: for messages.
         pairs: in natural order ("2" before "10"), or in the order of the list file.
         problems: one message for each file without a partner and each other reason why this cannot be trained on.
+        labels: what the mask values mean, where the layout says it.
     """
 
     name: str
     pairs: tuple[Pair, ...]
     problems: tuple[str, ...] = ()
+    labels: LabelMap | None = None
 
     def check(self, show: int = 3) -> Pairing:
         """Returns itself, or raises a `DataError` with the first few problems."""
@@ -139,9 +141,16 @@ def paired_source(pairing: Pairing, labels: LabelMap, *, channels: int | None = 
 
 
 def find_pairs(
-    images: str | Path, masks: str | Path, *, list_file: str | Path | None = None, name: str | None = None
+    images: str | Path,
+    masks: str | Path,
+    *,
+    list_file: str | Path | None = None,
+    name: str | None = None,
+    labels: LabelMap | None = None,
 ) -> Pairing:
     """Pairs the files of two folders by name; what `folder_source` describes, without reading any picture.
+
+    `labels` is passed on.
 
     Raises:
         DataError: a folder is missing or holds no picture, or the list file cannot be read.
@@ -176,7 +185,7 @@ def find_pairs(
         if key not in partners
     ]
     pairs = [Pair(key, image_files[key][0], mask_files[partners[key]][0]) for key in wanted if key in partners]
-    return Pairing(name=name, pairs=tuple(pairs), problems=tuple(problems))
+    return Pairing(name=name, pairs=tuple(pairs), problems=tuple(problems), labels=labels)
 
 
 def camvid_pairs(folder: str | Path, split: str) -> Pairing:
@@ -192,7 +201,7 @@ def camvid_pairs(folder: str | Path, split: str) -> Pairing:
             f"{folder} has no split {split!r}: folders {split}/ and {split}annot/ with pictures and masks are "
             f"expected, and it has {', '.join(present) or 'no such pair'}. Check the path."
         )
-    return find_pairs(folder / split, folder / f"{split}annot", name=f"camvid {split}")
+    return find_pairs(folder / split, folder / f"{split}annot", name=f"camvid {split}", labels=CAMVID_LABELS)
 
 
 def camvid_splits(folder: str | Path) -> tuple[str, ...]:

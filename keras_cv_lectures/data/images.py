@@ -13,6 +13,7 @@ Rules that hold for every format:
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,7 @@ _FIRST_BYTES = (b"\xff\xd8", b"\x89PNG", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+",
 _NEW_SUBFILE_TYPE = 254  # TIFF tag; bit 0 marks a reduced copy of another page.
 
 
-def read_image(path: str | Path, channels: int | None = 3) -> np.ndarray:
+def read_image(path: str | Path, channels: int | None = 3, *, content: bytes | None = None) -> np.ndarray:
     """Reads a picture as (H, W, C) uint8, RGB or grey.
 
     Args:
@@ -42,39 +43,41 @@ def read_image(path: str | Path, channels: int | None = 3) -> np.ndarray:
             transparency, of 1, 8 or 16 bits or floating point.
         channels: 3 gives RGB (three equal channels for a grey file), 1 gives grey (ITU-R 601 luma of a coloured one),
             None gives 1 for a grey and 3 for a coloured file.
+        content: of the file, where it is no file of its own; `path` then only names it in messages.
 
     Raises:
         DataError: the file is missing, empty, truncated, too large, not a picture, or holds several pages.
     """
     if channels not in (1, 3, None):
         raise DataError(f"channels must be 1, 3 or None, not {channels!r}.")
-    return _decode(path, lambda picture: _to_pixels(picture, channels, path))
+    return _decode(path, lambda picture: _to_pixels(picture, channels, path), content)
 
 
-def read_mask(path: str | Path, *, colors: bool = False) -> np.ndarray:
+def read_mask(path: str | Path, *, colors: bool = False, content: bytes | None = None) -> np.ndarray:
     """Reads the stored label values of a mask: (H, W) integers, or (H, W, 3) uint8 for an RGB file.
 
     Args:
         path: palette PNG (its indices), grey of 1, 8, 16 or 32 bits (its values; 1-bit files give 0 and 1), floating
             point with whole numbers, or RGB. Transparency is dropped.
         colors: give a palette file as its RGB colours instead of its indices.
+        content: as of `read_image`.
 
     Raises:
         DataError: as `read_image`, or a kind of file that holds no labels (CMYK, fractions).
     """
-    return _decode(path, lambda picture: _to_labels(picture, colors, path))
+    return _decode(path, lambda picture: _to_labels(picture, colors, path), content)
 
 
-def _decode(path: str | Path, convert: Callable[[Image], np.ndarray]) -> np.ndarray:
+def _decode(path: str | Path, convert: Callable[[Image], np.ndarray], content: bytes | None) -> np.ndarray:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     path = Path(path)
-    if not path.is_file():
+    if content is None and not path.is_file():
         raise DataError(f"{path} does not exist or is not a file. Check the path.")
-    if path.stat().st_size == 0:
+    if (path.stat().st_size if content is None else len(content)) == 0:
         raise DataError(f"{path} is empty (0 bytes). Copy it again from its origin, or remove it and its partner.")
     try:
-        with Image.open(path) as picture:
+        with Image.open(path if content is None else io.BytesIO(content)) as picture:
             if picture.format in _PROGRAMS:
                 raise UnidentifiedImageError
             if picture.width * picture.height > MAX_PIXELS:
@@ -94,7 +97,7 @@ def _decode(path: str | Path, convert: Callable[[Image], np.ndarray]) -> np.ndar
     except Exception as error:  # Damaged files make Pillow's decoders raise almost anything.
         repair = "Copy it again from its origin, or remove it and its partner."
         if isinstance(error, UnidentifiedImageError):
-            with path.open("rb") as file:
+            with path.open("rb") if content is None else io.BytesIO(content) as file:
                 if not file.read(4).startswith(_FIRST_BYTES):
                     raise DataError(f"{path} is not a picture (JPEG, PNG, TIFF, BMP ...). {repair}") from error
             raise DataError(f"{path} is truncated or damaged within its first bytes. {repair}") from error

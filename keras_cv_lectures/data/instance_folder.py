@@ -10,7 +10,17 @@ import numpy as np
 from keras_cv_lectures.data.folders import find_pairs, listed_keys, natural, pictures_below
 from keras_cv_lectures.data.images import IMAGE_SUFFIXES, read_mask
 from keras_cv_lectures.data.labels import pack_colors
-from keras_cv_lectures.data.objects import Crop, ObjectListing, Objects, Size, check_size, object_source, tight
+from keras_cv_lectures.data.objects import (
+    Crop,
+    ObjectListing,
+    Objects,
+    Size,
+    box_of,
+    check_size,
+    crops_of_values,
+    object_source,
+    tight,
+)
 from keras_cv_lectures.data.source import Source
 from keras_cv_lectures.errors import DataError
 
@@ -97,7 +107,7 @@ def instance_folder_objects(
             names, crops = _label_picture(files[0], size, picture, void)
         return Objects(
             names=names,
-            boxes=np.array([_box(crop, size) for crop in crops], np.float64).reshape(-1, 4),
+            boxes=np.array([box_of(crop, size) for crop in crops], np.float64).reshape(-1, 4),
             labels=np.full(len(crops), label, np.int32),
             masks=crops,
         )
@@ -160,23 +170,10 @@ def _one_object(file: Path, size: Size, picture: Path) -> Crop:
 
 def _label_picture(file: Path, size: Size, picture: Path, void: int | None) -> tuple[list[str], list[Crop]]:
     """Each value but 0 and `void` is an object: what messages call it, and its crop."""
-    from scipy.ndimage import find_objects
-
     raw = read_mask(file)
     check_size(size, raw.shape[:2], picture, file)
     packed = pack_colors(raw) if raw.ndim == 3 else raw
     if void is not None:
         packed = np.where(packed == void, 0, packed)
-    values, places = np.unique(packed, return_inverse=True)
-    places = places.reshape(packed.shape).astype(np.int32) + 1
-    crops, names = [], []
-    for number, (value, window) in enumerate(zip(values.tolist(), find_objects(places), strict=True), 1):
-        if value != 0:
-            crops.append(tight(places[window] == number, window[1].start, window[0].start))
-            names.append(f"{file}: the object of value {value}")
-    return names, crops
-
-
-def _box(crop: Crop, size: Size) -> tuple[float, ...]:
-    """A mask without pixels is given the whole picture, so that it is left out for its mask, not for its box."""
-    return crop[1] if crop[0].size else (0, 0, size[1], size[0])
+    found = crops_of_values(packed)
+    return [f"{file}: the object of value {value}" for value, _ in found], [crop for _, crop in found]

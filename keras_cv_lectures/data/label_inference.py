@@ -34,7 +34,11 @@ def mask_values(path: str | Path) -> np.ndarray:
     Raises:
         DataError: the file cannot be read.
     """
-    raw = read_mask(path)
+    return values_of(read_mask(path))
+
+
+def values_of(raw: np.ndarray) -> np.ndarray:
+    """`mask_values` of a mask that was read already."""
     if raw.ndim == 3:
         if not is_grey(raw):
             packed = np.unique(pack_colors(raw))

@@ -102,7 +102,7 @@ def object_source(listing: ObjectListing, *, channels: int | None = 3) -> Source
     def inspect(index: int) -> tuple[dict[str, Any], tuple[str, ...]]:
         image = read_image(listing.files[index][0], channels)
         size = image.shape[:2]
-        arrays, left_out = _arrays(listing.objects(index, size), size)
+        arrays, left_out = object_arrays(listing.objects(index, size), size)
         return {"image": image, **arrays, "image_id": listing.ids[index]}, left_out
 
     # The first colour of Pascal VOC's map is black, which is for the background.
@@ -238,7 +238,25 @@ def crop_of(segmentation: Sequence[np.ndarray] | Mapping[str, Any], size: Size, 
         raise DataError(f"{where}: {error}") from error
 
 
-def _arrays(objects: Objects, size: Size) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+def crops_of_values(values: np.ndarray) -> list[tuple[int, Crop]]:
+    """Each value but 0 in a picture of numbers (H, W), ascending, with the crop of its pixels."""
+    from scipy.ndimage import find_objects
+
+    different, places = np.unique(values, return_inverse=True)
+    places = places.reshape(values.shape).astype(np.int32) + 1
+    return [
+        (value, tight(places[window] == number, window[1].start, window[0].start))
+        for number, (value, window) in enumerate(zip(different.tolist(), find_objects(places), strict=True), 1)
+        if value != 0
+    ]
+
+
+def box_of(crop: Crop, size: Size) -> tuple[float, ...]:
+    """The box of a mask. One without pixels is given the whole picture, so that it is left out for its mask."""
+    return crop[1] if crop[0].size else (0, 0, size[1], size[0])
+
+
+def object_arrays(objects: Objects, size: Size) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """The arrays of an example, and why which objects are missing in it."""
     raw = np.asarray(objects.boxes, np.float64).reshape(-1, 4)
     boxes = np.clip(raw, 0, np.array([size[1], size[0]] * 2)).astype(np.float32)

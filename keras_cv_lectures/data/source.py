@@ -42,6 +42,7 @@ class Source:
             `captions_at` makes it.
         captions_at: index -> the captions of that example, without opening the picture; None where only `texts` or
             nothing is known.
+        notes: for the user: what was guessed, and how to override it.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Source:
     inspect: Callable[[int], tuple[dict[str, Any], tuple[str, ...]]] | None = None
     texts: Callable[[], Iterable[str]] | None = None
     captions_at: Callable[[int], Sequence[str]] | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self):
         if self.texts is None and self.captions_at is not None:

@@ -104,6 +104,7 @@ class Survey:
         self.readable = 0
         self.masks = 0
         self.objects = ObjectSurvey(source)
+        self.rows_left_out: list[str] = []
         self.captions: list[int] = []
         self.lengths: list[int] = []
         self.words: Counter = Counter()
@@ -121,6 +122,8 @@ class Survey:
             self.masks += 1
         if "boxes" in example:
             self.objects.add(example, name, left_out)
+        else:
+            self.rows_left_out += left_out
         if "captions" in example:
             self.captions.append(len(example["captions"]))
             for caption in example["captions"]:
@@ -171,6 +174,8 @@ class Survey:
                 f"{source.name}: {len(self.grey)} of {self.readable} pictures are grey among coloured ones: "
                 f"{some(self.grey)}. They are read as three equal channels."
             )
+        if self.rows_left_out:
+            found.append(f"{source.name}: captions left out: {listed(self.rows_left_out)}")
         if not self.masks:
             return found + self.objects.warnings()
         present = [name for i, name in enumerate(source.classes) if self.pixels[i]]
@@ -243,9 +248,7 @@ class ObjectSurvey:
         if not self.examples:
             return found
         if self.left_out:
-            rest = len(self.left_out) - _LISTED
-            lines = [*self.left_out[:_LISTED], *([f"... and {rest} more"] if rest > 0 else [])]
-            found.append(f"{name}: objects left out: {len(self.left_out)}\n" + "\n".join(lines))
+            found.append(f"{name}: objects left out: {listed(self.left_out)}")
         if not any(self.sides.values()):
             found.append(f"{name}: no picture has an object; there is nothing to learn.")
         else:
@@ -273,6 +276,12 @@ def _overlap(boxes: np.ndarray, windows: np.ndarray) -> np.ndarray:
     a, b = (x.astype(np.float64) + [-1, -1, 1, 1] for x in (boxes, windows))
     shared = np.clip(np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]), 0, None).prod(axis=1)
     return shared / ((a[:, 2:] - a[:, :2]).prod(axis=1) + (b[:, 2:] - b[:, :2]).prod(axis=1) - shared)
+
+
+def listed(lines: Sequence[str]) -> str:
+    """How many there are, and the first of them, one a line."""
+    rest = len(lines) - _LISTED
+    return "\n".join([str(len(lines)), *lines[:_LISTED], *([f"... and {rest} more"] if rest > 0 else [])])
 
 
 def some(names: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,29 +51,60 @@ def voc_pairs(folder: str | Path, split: str) -> Pairing:
         DataError: the folders or the list are missing, or the list is empty or names what lies outside of `folder`.
     """
     root = find_voc_root(folder)
-    list_file = root / _LISTS / f"{split}.txt"
-    if not list_file.is_file():
-        present = ", ".join(sorted(p.stem for p in (root / _LISTS).glob("*.txt"))) or "no list"
-        raise DataError(f"{list_file} does not exist; there is {present}. Choose one with split=NAME, or add the list.")
-    names = [line.split()[0] for line in read_text(list_file, what="the list file").splitlines() if line.strip()]
+    list_file = list_of_split(root / _LISTS, split)
+    return listed_pairs(f"voc {split}", list_file, root / "JPEGImages", root / "SegmentationClass", labels=VOC_LABELS)
+
+
+def list_of_split(lists: Path, split: str) -> Path:
+    """The file NAME.txt in the folder `lists` that names the pictures of a split.
+
+    Raises:
+        DataError: there is none; the message names those that there are.
+    """
+    file = path_inside(lists, f"{split}.txt", f"the split {split!r}")
+    if not file.is_file():
+        present = ", ".join(sorted(p.stem for p in lists.glob("*.txt"))) or "no list"
+        raise DataError(f"{file} does not exist; there is {present}. Choose one with split=NAME, or add the list.")
+    return file
+
+
+def listed_names(list_file: Path, folder: Path) -> list[str]:
+    """The names in a list, one a line; what follows a blank is not read, and lines with # are comments.
+
+    Raises:
+        DataError: the list is empty, or names what lies outside of `folder`.
+    """
+    lines = read_text(list_file, what="the list file").splitlines()
+    names = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
     if not names:
         raise DataError(f"the list file {list_file} is empty. Write one picture name per line.")
+    for name in names:
+        path_inside(folder, name, f"the list file {list_file}")
+    return names
+
+
+def listed_pairs(name: str, list_file: Path, images: Path, masks: Path, *, labels: LabelMap | None = None) -> Pairing:
+    """The pairs of `images/NAME` with any extension and `masks/NAME.png` for each name in a list.
+
+    `labels` is passed on.
+
+    Raises:
+        DataError: as `listed_names`.
+    """
+    names = listed_names(list_file, images)
     pairs, problems = [], []
-    for name in dict.fromkeys(names):
-        path_inside(root, name, f"the list file {list_file}")
-        image = with_suffix(root / "JPEGImages" / name)
-        mask = root / "SegmentationClass" / f"{name}.png"
+    for each in dict.fromkeys(names):
+        image, mask = with_suffix(images / each), masks / f"{each}.png"
         problems += [
             f"{path} is missing, though {list_file} names it. Add the file or remove the line."
             for path in (image, mask)
             if not path.is_file()
         ]
         if image.is_file() and mask.is_file():
-            pairs.append(Pair(name, image, mask))
-    problems += [
-        f"{list_file} names {name} twice. Remove one." for name in sorted({n for n in names if names.count(n) > 1})
-    ]
-    return Pairing(name=f"voc {split}", pairs=tuple(pairs), problems=tuple(problems))
+            pairs.append(Pair(each, image, mask))
+    twice = sorted(each for each, count in Counter(names).items() if count > 1)
+    problems += [f"{list_file} names {each} twice. Remove one." for each in twice]
+    return Pairing(name=name, pairs=tuple(pairs), problems=tuple(problems), labels=labels)
 
 
 def voc_splits(folder: str | Path) -> tuple[str, ...]:

@@ -25,9 +25,9 @@ from keras_cv_lectures.data.objects import (
     path_inside,
 )
 from keras_cv_lectures.data.source import Source
-from keras_cv_lectures.data.voc import find_below, with_suffix
+from keras_cv_lectures.data.voc import find_below, list_of_split, listed_names, with_suffix
 from keras_cv_lectures.errors import DataError
-from keras_cv_lectures.files import read_bytes, read_text
+from keras_cv_lectures.files import read_bytes
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -73,26 +73,64 @@ def voc_boxes_objects(
     Raises:
         DataError: there is no annotation or no such list.
     """
-    root, annotations, images = _layout(folder)
+    folders = _layout(folder)
+    return boxes_listing(folders, split, name=f"vocboxes {split or folders.root.name}", classes=classes)
+
+
+class BoxFolders(NamedTuple):
+    """Where XML files, pictures and lists lie; `root` holds all of them."""
+
+    root: Path
+    annotations: Path
+    images: Path
+    lists: Path
+
+
+def boxes_listing(
+    folders: BoxFolders,
+    split: str | None = None,
+    *,
+    name: str,
+    classes: Sequence[str] | None = None,
+    complete: bool = True,
+) -> ObjectListing:
+    """The listing of XML files wherever they lie; `split` and `classes` as of `voc_boxes_source`.
+
+    Args:
+        folders: where they lie.
+        name: for messages.
+        complete: whether a picture in a list without an XML file is a fault; else it is left out with a warning.
+
+    Raises:
+        DataError: there is no such list.
+    """
+    _, annotations, images, lists = folders
     present = sorted((path.stem for path in annotations.glob("*.xml")), key=natural)
-    names = present if split is None else _listed(root, split)
     problems, warnings, rows = [], [], []
+    names = present if split is None else list(dict.fromkeys(listed_names(list_of_split(lists, split), images)))
+    if not complete and split is not None:
+        names, bare = _with_file(names, present)
+        if not names:
+            problems.append(f"no picture of the list {split!r} has an XML file in {annotations}. Choose another split.")
+        elif bare:
+            shown = ", ".join(bare[:5]) + (", ..." if len(bare) > 5 else "")
+            warnings.append(f"{annotations}: {len(bare)} pictures of the list {split!r} have no XML file: {shown}.")
     files: dict[str, _File | str] = {}
-    for name in dict.fromkeys([*names, *(present if classes is None else ())]):
+    for stem in dict.fromkeys([*names, *(present if classes is None else ())]):
         try:
-            files[name] = _read(annotations / f"{name}.xml")
+            files[stem] = _read(annotations / f"{stem}.xml")
         except DataError as error:
-            files[name] = str(error)
+            files[stem] = str(error)
     if classes is None:
         found = {entry.name for file in files.values() if isinstance(file, _File) for entry in file.entries}
         classes = tuple(sorted(found)) or ("object",)
     numbers = class_numbers(classes, "the list of classes")
-    for name in names:
-        file = files[name]
+    for stem in names:
+        file = files[stem]
         if isinstance(file, str):
             problems.append(file)
             continue
-        xml = annotations / f"{name}.xml"
+        xml = annotations / f"{stem}.xml"
         problems += file.problems
         unknown = sorted({entry.name for entry in file.entries} - set(numbers))
         if unknown:
@@ -102,12 +140,12 @@ def voc_boxes_objects(
                 "the class in a file labels=FILE."
             )
         try:
-            image = _picture_of(images, name, file.filename, xml)
+            image = _picture_of(images, stem, file.filename, xml)
         except DataError as error:
             problems.append(str(error))
             continue
-        rows.append((name, image, xml, file))
-    if split is None:
+        rows.append((stem, image, xml, file))
+    if split is None and complete:
         warnings = _unused_pictures(images, {image for _, image, _, _ in rows})
     difficult = any(entry.difficult for row in rows for entry in row[3].entries)
 
@@ -123,8 +161,8 @@ def voc_boxes_objects(
         )
 
     return ObjectListing(
-        name=f"vocboxes {split or root.name}",
-        ids=tuple(name for name, *_ in rows),
+        name=name,
+        ids=tuple(stem for stem, *_ in rows),
         files=tuple((image, xml) for _, image, xml, _ in rows),
         objects=objects,
         classes=tuple(numbers),
@@ -135,7 +173,7 @@ def voc_boxes_objects(
 
 def voc_boxes_splits(folder: str | Path) -> tuple[str, ...]:
     """Those of train and val that have a list; trainval where neither has; () where there are no lists."""
-    lists = _layout(folder)[0] / _LISTS
+    lists = _layout(folder).lists
     present = tuple(split for split in ("train", "val") if (lists / f"{split}.txt").is_file())
     return present or (("trainval",) if (lists / "trainval.txt").is_file() else ())
 
@@ -214,8 +252,7 @@ def _number(text: str | None) -> float | None:
     return value if abs(value) < 1e9 else None
 
 
-def _layout(folder: str | Path) -> tuple[Path, Path, Path]:
-    """The root, its folder of XML files and its folder of pictures."""
+def _layout(folder: str | Path) -> BoxFolders:
     folder = Path(folder)
     for name in _ANNOTATION_FOLDERS:
         root = find_below(folder, (name,))
@@ -223,29 +260,20 @@ def _layout(folder: str | Path) -> tuple[Path, Path, Path]:
             images = next((root / n for n in _IMAGE_FOLDERS if (root / n).is_dir()), root)
             if not any((root / name).glob("*.xml")):
                 raise DataError(f"{root / name} holds no XML file. Check the path.")
-            return root, root / name, images
+            return BoxFolders(root, root / name, images, root / _LISTS)
     if any(folder.glob("*.xml")):
         images = next((folder / n for n in _IMAGE_FOLDERS if (folder / n).is_dir()), folder)
-        return folder, folder, images
+        return BoxFolders(folder, folder, images, folder / _LISTS)
     raise DataError(
         f"{folder} does not hold Pascal VOC boxes: Annotations/*.xml and JPEGImages/ are expected in it or in "
         "VOCdevkit/VOC2012 below it. Check the path."
     )
 
 
-def _listed(root: Path, split: str) -> list[str]:
-    """The names in a list, each once; what follows a blank is not read."""
-    file = path_inside(root / _LISTS, f"{split}.txt", f"the split {split!r}")
-    if not file.is_file():
-        present = ", ".join(sorted(p.stem for p in (root / _LISTS).glob("*.txt"))) or "no list"
-        raise DataError(f"{file} does not exist; there is {present}. Choose one with split=NAME, or add the list.")
-    lines = read_text(file, what="the list file").splitlines()
-    names = dict.fromkeys(line.split()[0] for line in lines if line.strip())
-    if not names:
-        raise DataError(f"the list file {file} is empty. Write one picture name per line.")
-    for name in names:
-        path_inside(root, name, f"the list file {file}")
-    return list(names)
+def _with_file(names: Sequence[str], present: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Those of `names` that are among `present`, and the others."""
+    there = set(present)
+    return [name for name in names if name in there], [name for name in names if name not in there]
 
 
 def _picture_of(images: Path, name: str, filename: str, xml: Path) -> Path:

@@ -27,7 +27,7 @@ from keras_cv_lectures.predicting import as_runner, is_detector
 from keras_cv_lectures.preprocessing import resize_example
 from keras_cv_lectures.recipe import Recipe
 from keras_cv_lectures.reporting.pages import EXPORTS, REPORT, refresh_report
-from keras_cv_lectures.reporting.runs import read_json, run_of, validation_source
+from keras_cv_lectures.reporting.runs import harmless_spec, read_json, run_of, validation_source
 from keras_cv_lectures.runners import load_keras_model, load_runner
 from keras_cv_lectures.systems import SYSTEMS
 from keras_cv_lectures.visualize.sections import FILE_SCORES
@@ -165,6 +165,7 @@ def _calibration_data(spec: str | None, run: Mapping[str, Any], metadata: Metada
     if not known:
         raise DataError(f"int8 needs pictures to calibrate with, and none are known for this model. {repair}")
     try:
+        known = known if spec else harmless_spec(known)
         source = open_source(known, split="train" if has_splits(known) else None, like=_named(metadata))
     except DataError as error:
         if spec:

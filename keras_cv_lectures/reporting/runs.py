@@ -11,12 +11,11 @@ import numpy as np
 
 from keras_cv_lectures import files
 from keras_cv_lectures.data import Source, has_splits, open_source
-from keras_cv_lectures.data.specs import parse_spec
+from keras_cv_lectures.data.spec_text import PATH_OPTIONS, parse_spec
 from keras_cv_lectures.errors import DataError, ModelError
 from keras_cv_lectures.files import write_json
 from keras_cv_lectures.metadata import RUN_FILE, Metadata, read_run
 
-_PATH_OPTIONS = ("labels", "list")
 _log = logging.getLogger(__name__)
 
 
@@ -28,13 +27,31 @@ def absolute_spec(spec: str) -> str:
     parsed = parse_spec(spec)
     paths = [os.path.abspath(path) for path in parsed.paths]
     options = {
-        key: os.path.abspath(os.path.expanduser(value)) if key in _PATH_OPTIONS else value
+        key: os.path.abspath(os.path.expanduser(value)) if key in PATH_OPTIONS else value
         for key, value in parsed.options.items()
     }
     if any("," in part for part in (*paths, *options.values())):
         return parsed.text
-    words = [*paths, *(f"{key}={value}" for key, value in options.items())]
+    words = [*parsed.names, *paths, *(f"{key}={value}" for key, value in options.items())]
     return f"{parsed.kind}:{','.join(words)}" if words else parsed.kind
+
+
+def harmless_spec(spec: str) -> str:
+    """`spec` out of a file that anybody may have written, if opening it neither runs a program nor downloads anything.
+
+    Raises:
+        DataError: it names a function to call.
+    """
+    parsed = parse_spec(spec)
+    if parsed.kind == "python":
+        raise DataError(
+            f"{RUN_FILE} names {parsed.text} as its data. A program is not run because a file names it; give the data "
+            "in the command."
+        )
+    if parsed.options.get("download", "no") == "no":
+        return spec
+    options = [f"{key}={value}" for key, value in parsed.options.items() if key != "download"]
+    return f"{parsed.kind}:{','.join([*parsed.names, *options])}"
 
 
 def picture_root(source: Source) -> str | None:
@@ -59,7 +76,7 @@ def validation_source(run) -> Source | None:
     if not spec:
         return None
     try:
-        source = open_source(spec, split="val", like=Metadata.from_json(run))
+        source = open_source(harmless_spec(spec), split="val", like=Metadata.from_json(run))
     except (DataError, OSError) as error:
         _log.info("the validation data of the run cannot be opened, so nothing is scored on it: %s", error)
         return None
@@ -75,6 +92,7 @@ def training_source(run) -> Source | None:
     if not spec:
         return None
     try:
+        spec = harmless_spec(spec)
         source = open_source(spec, split="train" if has_splits(spec) else None, like=Metadata.from_json(run))
     except (DataError, OSError) as error:
         _log.info("the training data of the run cannot be opened: %s", error)

@@ -125,12 +125,11 @@ class _Examples:
     """Records of one split, parsed and decoded."""
 
     def __init__(self, builder: Any, fields: _Fields, records: Records):
-        skip = import_tfds().decode.SkipDecoding()
+        tfds = import_tfds()
         self.ids = records.ids
         self._records, self._fields, self._features = records, fields, builder.info.features
-        # Of what is not read, and of pictures, only the bytes are wanted.
-        wanted = {fields.objects, fields.captions}
-        self._decoders = {name: skip for name in self._features if name not in wanted}
+        pictures = [n for n, feature in self._features.items() if isinstance(feature, tfds.features.Image)]
+        self._decoders = dict.fromkeys(pictures, tfds.decode.SkipDecoding())  # They come as bytes.
 
     def example(
         self, index: int, channels: int | None, labels: LabelMap | None, classes: tuple[str, ...]
@@ -231,7 +230,9 @@ def _fields(builder: Any, asked: Mapping[str, str]) -> _Fields:
         DataError: there is no picture, nothing that can be learned from, or no telling which.
     """
     kinds, where = import_tfds().features, str(builder.data_dir)
-    features = dict(builder.info.features) if isinstance(builder.info.features, kinds.FeaturesDict) else {}
+    features = builder.info.features
+    # In an order, which a description that was read from its file has not.
+    features = dict(sorted(features.items())) if isinstance(features, kinds.FeaturesDict) else {}
     pictures = [name for name, feature in features.items() if _is_picture(feature, kinds)]
     labelled = [name for name in pictures if isinstance(features[name], kinds.LabeledImage)]
     boxes = {name: _boxes_in(feature, kinds) for name, feature in features.items()}
@@ -347,10 +348,12 @@ def _named_labels(mask: Any) -> LabelMap | None:
 def _guessed_labels(examples: _Examples, classes: Sequence[str] | None) -> LabelMap:
     """`infer_label_map` of masks in records; those that cannot be read are reported when their turn comes."""
     count = len(examples.ids)
-    found = {}
+    found, fault = {}, None
     for index in np.unique(np.linspace(0, count - 1, min(count, _SAMPLE)).astype(int)).tolist():
         try:
             found[Path(examples.ids[index])] = values_of(examples.mask(index, False))
-        except DataError:
-            continue
+        except DataError as error:
+            fault = fault or error
+    if fault and not found:
+        raise fault
     return label_map_of_values(found, classes=classes)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fuzzing import damage, guard
+from made_tfds import prepare
 from PIL import Image
 
 import keras_cv_lectures as kcvl
@@ -181,11 +182,51 @@ def coco_captions(root):
     return f"cococaptions:{json_file},{root}/images", [json_file]
 
 
+def cityscapes(root):
+    image = picture(root / "leftImg8bit" / "train" / "ulm" / "ulm_0_leftImg8bit.png")
+    return f"cityscapes:{root}", [image, mask(root / "gtFine" / "train" / "ulm" / "ulm_0_gtFine_labelIds.png")]
+
+
+def cityscapes_objects(root):
+    image = picture(root / "leftImg8bit" / "train" / "ulm" / "ulm_0_leftImg8bit.png")
+    values = (MASK.astype(np.uint16) + 24) * 1000
+    file = mask(root / "gtFine" / "train" / "ulm" / "ulm_0_gtFine_instanceIds.png", values)
+    return f"cityscapesobjects:{root}", [image, file, file]
+
+
+def pets(root):
+    files = [picture(root / "images" / "a.jpg"), mask(root / "annotations" / "trimaps" / "a.png", MASK // 2 + 1)]
+    names = text(root / "annotations" / "trainval.txt", "a 1 1 1\n")
+    return f"pets:{root}", [*files, names, names]
+
+
+def pets_boxes(root):
+    files = [picture(root / "images" / "a.jpg"), text(root / "annotations" / "xmls" / "a.xml", XML)]
+    names = text(root / "annotations" / "trainval.txt", "a 1 1 1\n")
+    return f"petsboxes:{root}", [*files, files[1], names]
+
+
+def tfds(root):
+    kinds = pytest.importorskip("tensorflow_datasets", reason="tensorflow-datasets is not installed").features
+    objects = kinds.Sequence({"bbox": kinds.BBoxFeature(), "label": kinds.ClassLabel(names=["cat", "dog"])})
+    features = {"image": kinds.Image(), "objects": objects, "caption": kinds.Text()}
+    box = kinds.BBox(ymin=0.25, xmin=0.5, ymax=0.5, xmax=0.75)
+
+    def example(index):
+        return {"image": PICTURES[index], "objects": [{"bbox": box, "label": index}], "caption": "A cat runs."}
+
+    folder = prepare(root, "made", features, example, {"train": (0, 2)})
+    records = next(folder.glob("*.tfrecord*"))
+    names = folder / "objects-label.labels.txt"
+    return f"tfds:made,dir={root}", [records] * 4 + [folder / "features.json", folder / "dataset_info.json", names]
+
+
 LAYOUTS: dict[str, Callable] = {
     layout.__name__: layout
     for layout in (
         *(folder, folder_with_colors, folder_without_labels, camvid, voc, vocboxes, coco, yolo, yolo_with_outlines),
         *(instances, instance_files, captions, flickr, coco_captions),
+        *(cityscapes, cityscapes_objects, pets, pets_boxes, tfds),
     )
 }
 

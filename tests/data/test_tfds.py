@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from made_tfds import builder_class, prepare
 from PIL import Image
 
 from keras_cv_lectures.data import caption_texts, doctor, has_splits, open_source, tfds_source, to_dataset
@@ -84,23 +85,6 @@ def kinds():
     }
 
 
-def builder_class(title, features, example, splits):
-    class Made(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        name = title
-        VERSION = tfds.core.Version("1.0.0")
-
-        def _info(self):
-            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
-
-        def _split_generators(self, manager):
-            return {split: self._generate_examples(first, count) for split, (first, count) in splits.items()}
-
-        def _generate_examples(self, first, count):
-            return ((i, example(i)) for i in range(first, first + count))
-
-    return Made
-
-
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory):
     """The folder of all of `kinds`, with the splits train, validation and test."""
@@ -108,7 +92,7 @@ def prepared(tmp_path_factory):
     splits = {"train": (0, TRAIN), "validation": (TRAIN, VAL), "test": (TRAIN + VAL, 1)}
     for name, (features, example) in kinds().items():
         form = "array_record" if name == "cap_one" else "tfrecord"
-        builder_class(name, features, example, splits)(data_dir=folder, file_format=form).download_and_prepare()
+        prepare(folder, name, features, example, splits, file_format=form)
     return folder
 
 
@@ -346,7 +330,7 @@ def test_boxes_in_pixels_are_refused(tmp_path):
     def example(index):
         return {"image": picture(index), "objects": [{"bbox": [1, 2, 12, 22]}]}
 
-    builder_class("det", features, example, {"train": (0, 1)})(data_dir=tmp_path).download_and_prepare()
+    prepare(tmp_path, "det", features, example, {"train": (0, 1)})
     file = tmp_path / "det" / "1.0.0" / "features.json"
     text = file.read_text()
     # As a data set that was prepared before the form of boxes was written down.
@@ -365,8 +349,6 @@ def test_palette_masks_keep_their_indices(tmp_path):
     stored.save(tmp_path / "mask.png")
     f = tfds.features
     features = {"image": f.Image(), "mask": f.Image(shape=(None, None, 1))}
-    maker = builder_class(
-        "palette", features, lambda i: {"image": picture(i), "mask": tmp_path / "mask.png"}, {"train": (0, 1)}
-    )
-    maker(data_dir=tmp_path).download_and_prepare()
+    stored_mask = {"mask": tmp_path / "mask.png"}
+    prepare(tmp_path, "palette", features, lambda i: {"image": picture(i)} | stored_mask, {"train": (0, 1)})
     np.testing.assert_array_equal(open_source(f"tfds:palette,dir={tmp_path}")[0]["mask"], mask(0)[..., 0])

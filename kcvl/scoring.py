@@ -63,9 +63,10 @@ def open_labelled(runner: Runner, spec: str) -> Source:
     as many as the model has, even if these masks do not show the last of them.
     """
     check_data_fits(is_detector(runner), spec, captioner=is_captioner(runner))
+    source = open_source(spec, split="val", like=runner.metadata if runner.metadata.classes else None)
+    check_source_fits(source, spec, is_detector(runner), is_captioner(runner))
     if runner.metadata.classes:
-        return open_source(spec, split="val", like=runner.metadata)
-    source = open_source(spec, split="val")
+        return source
     if parse_spec(spec).kind in (*OBJECT_KINDS, *CAPTION_KINDS) or is_detector(runner) or is_captioner(runner):
         return source
     count = len(predict(runner, source[0]["image"]).classes)
@@ -107,6 +108,24 @@ def check_data_fits(detector: bool | None, spec: str, *, captioner: bool | None 
         raise DataError(
             f"a segmentation gives a class for every pixel, but {spec} has boxes of objects. Give masks of classes: "
             "folder:IMAGES,MASKS, camvid:DIR or voc:DIR."
+        )
+
+
+def check_source_fits(source: Source, spec: str, detector: bool | None, captioner: bool | None) -> None:
+    """`check_data_fits` for data that tell only when opened what they hold.
+
+    Raises:
+        DataError: they do not hold what the model learns from, or cannot be read.
+    """
+    if parse_spec(spec).kind not in MIXED_KINDS or len(source) == 0 or (detector is None and captioner is None):
+        return
+    needed = "captions" if captioner else "boxes" if detector else "mask"
+    held = [key for key in source[0] if key not in ("image", "image_id")]
+    if needed not in held:
+        task = "a captioner" if captioner else "a detector" if detector else "a segmentation"
+        raise DataError(
+            f"{task} needs {needed!r} in every example, but those of {source.name} hold {', '.join(held) or 'nothing'} "
+            "beside the picture. Choose other data."
         )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from kcvl.parser import UsageError
-from kcvl.scoring import check_data_fits
+from kcvl.scoring import check_data_fits, check_source_fits
 from kcvl.settings import find_recipe, own_words, parse_settings
 from kcvl.terminal import Progress, next_steps, quoted, say, wrote
 from kcvl.text import count_text, scores_table
@@ -58,10 +58,14 @@ def run_train(arguments: argparse.Namespace) -> int:
     config, options, augmentation = parse_settings(recipe, arguments.settings)
     if earlier:
         _check_same_network(recipe, config, folders[0])
+    detector, captioner = "boxes" in recipe.keys, "captions" in recipe.keys
     for spec in (arguments.data, arguments.val):
         if spec:
-            check_data_fits("boxes" in recipe.keys, spec, captioner="captions" in recipe.keys)
+            check_data_fits(detector, spec, captioner=captioner)
     train_source, val_source, val_spec = open_training_data(arguments.data, arguments.val)
+    check_source_fits(train_source, arguments.data, detector, captioner)
+    if val_source and arguments.val:
+        check_source_fits(val_source, arguments.val, detector, captioner)
     classes = recipe.names(train_source, options)[0]
     known = earlier.get("classes")
     if known and list(classes) != known:

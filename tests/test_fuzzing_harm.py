@@ -20,6 +20,8 @@ from test_fuzzing import (
     flickr,
     folder,
     mask,
+    pets,
+    pets_boxes,
     picture,
     read_or_refuse,
     text,
@@ -283,7 +285,11 @@ def test_names_that_lead_out_of_the_folder(tmp_path, name):
     text(files[-1], name)
     objects, files = coco(tmp_path / "data" / "coco")
     text(files[-1], files[-1].read_text().replace("0.png", name.replace("\\", "\\\\") + ".png"))
-    for each in (spec, boxes, objects):
+    trimaps, files = pets(tmp_path / "data" / "pets")
+    text(files[-1], name)
+    heads, files = pets_boxes(tmp_path / "data" / "heads")
+    text(files[-1], name)
+    for each in (spec, boxes, objects, trimaps, heads):
         with guard(), pytest.raises(DataError, match="a path inside") as error:
             kcvl.open_source(each)
         assert str(tmp_path / "data") in str(error.value)

@@ -207,4 +207,16 @@ def _array_records(file: Path) -> list[Callable[[], bytes]]:
         raise DataError(f"{file} needs array_record, which cannot be imported ({error}). {INSTALL}") from error
     except Exception as error:
         raise DataError(f"{file} is damaged ({type(error).__name__}: {error}). Prepare the data set again.") from error
-    return [lambda index=index: records[index] for index in range(count)]
+
+    def reader(index: int) -> Callable[[], bytes]:
+        def read() -> bytes:
+            try:
+                return records[index]
+            except Exception as error:  # Its own checksums are wrong.
+                raise DataError(
+                    f"{file}, example {index} is damaged ({type(error).__name__}: {error}). Prepare the data set again."
+                ) from error
+
+        return read
+
+    return [reader(index) for index in range(count)]

@@ -7,7 +7,8 @@ tensorflow-datasets.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -136,14 +137,18 @@ class _Examples:
     ) -> tuple[dict[str, Any], tuple[str, ...]]:
         """The example, and one line for each object or caption that was left out of it."""
         content, where, left_out = self._parse(index), self._records.where[index], ()
-        image = read_image(f"{where}, {self._fields.image}", channels, content=self._bytes(content, self._fields.image))
+        name = self._fields.image
+        with self._blaming(index):
+            image = read_image(f"{where}, {name}", channels, content=self._bytes(content, name))
         example: dict[str, Any] = {"image": image, "image_id": self.ids[index]}
         if labels is not None:
             raw = self.mask(index, labels.by_color, content)
-            check_size(image.shape[:2], raw.shape[:2], Path(f"{where}, {self._fields.image}"), self._fields.mask)
+            check_size(image.shape[:2], raw.shape[:2], Path(f"{where}, {name}"), self._fields.mask)
             example["mask"] = labels.encode(raw, f"{where}, {self._fields.mask}")
         if classes:
-            arrays, left_out = object_arrays(self._objects(content, where, image.shape[:2], classes), image.shape[:2])
+            with self._blaming(index):
+                objects = self._objects(content, where, image.shape[:2], classes)
+            arrays, left_out = object_arrays(objects, image.shape[:2])
             example |= arrays
         if self._fields.captions:
             captions, rows = self.captions(index, content)
@@ -154,7 +159,8 @@ class _Examples:
         """The stored values of the mask, as of `read_mask`."""
         content = self._parse(index) if content is None else content
         where = f"{self._records.where[index]}, {self._fields.mask}"
-        return read_mask(where, colors=colors, content=self._bytes(content, self._fields.mask))
+        with self._blaming(index):
+            return read_mask(where, colors=colors, content=self._bytes(content, self._fields.mask))
 
     def captions(self, index: int, content: Mapping[str, Any] | None = None) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The sentences with a word, and one line for each without.
@@ -162,10 +168,11 @@ class _Examples:
         Raises:
             DataError: there is no sentence with a word.
         """
-        value = (self._parse(index) if content is None else content)[self._fields.captions]
-        value = value[self._fields.sentence] if self._fields.sentence else value
-        texts = [value] if isinstance(value, bytes | str) else list(value)
-        texts = [t.decode("utf-8", "replace") if isinstance(t, bytes) else str(t) for t in texts]
+        content = self._parse(index) if content is None else content
+        with self._blaming(index):
+            value = content[self._fields.captions]
+            value = value[self._fields.sentence] if self._fields.sentence else value
+            texts = [t.decode("utf-8", "replace") for t in ([value] if isinstance(value, bytes) else value)]
         texts = [" ".join(text.split()) for text in texts]
         where = f"{self._records.where[index]}, {self._fields.captions}"
         kept = tuple(text for text in texts if tokenize(text))
@@ -175,17 +182,25 @@ class _Examples:
 
     def _parse(self, index: int) -> Mapping[str, Any]:
         record = self._records.read(index)
-        try:
+        with self._blaming(index):
             return self._features.deserialize_example_np(record, decoders=self._decoders)
-        except Exception as error:  # Damaged records make it raise almost anything.
-            where = self._records.where[index]
-            raise DataError(
-                f"{where} cannot be parsed ({type(error).__name__}: {str(error)[:500]}). Prepare the data set again."
-            ) from error
+
+    @contextmanager
+    def _blaming(self, index: int) -> Iterator[None]:
+        """Damaged records make parsers raise almost anything, or leave `None` where a value should be."""
+        try:
+            yield
+        except DataError:
+            raise
+        except Exception as error:
+            where, told = self._records.where[index], f"{type(error).__name__}: {str(error)[:500]}"
+            raise DataError(f"{where} cannot be parsed ({told}). Prepare the data set again.") from error
 
     def _bytes(self, content: Mapping[str, Any], name: str) -> bytes:
         value = content[name]
-        return value if isinstance(value, bytes) else bytes(np.asarray(value).item())
+        if not isinstance(value, bytes):
+            raise TypeError(f"{name} is {type(value).__name__}, not bytes")
+        return value
 
     def _objects(
         self, content: Mapping[str, Any], where: str, size: tuple[int, int], classes: Sequence[str]

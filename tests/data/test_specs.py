@@ -94,6 +94,14 @@ def test_folder_without_kind_is_recognised(camvid, tmp_path):
         ("csv:file", "'csv' is no known kind of data"),
         ("shapes:shapes=0", "shapes must be a whole number of at least 1"),
         ("shapes:clear=maybe", "clear must be yes or no, not 'maybe'"),
+        ("cityscapes:dir", "leftImg8bit/train is not a folder"),
+        ("cityscapesobjects:.", "leftImg8bit/train is not a folder"),
+        ("cityscapes:.,list=x", "'list=x' is no option of 'cityscapes'"),
+        ("pets:dir", "dir is not a folder"),
+        ("pets:.", "does not hold the Oxford-IIIT Pet data"),
+        ("petsboxes:.", "images/ and annotations/ are expected in it"),
+        ("tfds:", "1 name"),
+        ("tfds:x,seed=3", "'seed=3' is no option of 'tfds'"),
         ("imagenet:dir", "'imagenet' is no known kind"),
         ("/nowhere/at/all", "no folder with a layout"),
         ("", "no folder with a layout"),
@@ -130,6 +138,10 @@ def test_unsupported_kinds_come_with_examples_of_the_supported():
         "voc:DIR",
         "coco:JSON,IMAGES",
         "yolo:DIR",
+        "cityscapes:DIR",
+        "petsboxes:DIR",
+        "tfds:NAME",
+        "python:MODULE:FUNCTION",
     ):
         assert form in str(caught.value)
 

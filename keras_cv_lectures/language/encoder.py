@@ -19,6 +19,7 @@ def caption_encoder(
     stage: str = "c4",
     grid: tuple[int, int] | None = None,
     output_stride: int = 32,
+    positions: bool = False,
 ) -> keras.Model:
     """Pictures (B, H, W, C) in 0..255 -> annotations (B, h, w, D) of one stage of a backbone.
 
@@ -28,6 +29,7 @@ def caption_encoder(
         frozen: not trained, and its batch normalisation a constant; None: if it has pretrained weights.
         stage: name in the backbone's output.
         grid: (h, w) that the map is averaged to; None: as it is.
+        positions: each annotation also says where it is, see `AppendPositions`; D is two more.
 
     Raises:
         ValueError: for a stage that the backbone does not have.
@@ -45,6 +47,8 @@ def caption_encoder(
     annotations = network(picture, training=False) if frozen else network(picture)
     if grid is not None:
         annotations = AverageToGrid(grid, name="grid")(annotations)
+    if positions:
+        annotations = AppendPositions(name="positions")(annotations)
     return keras.Model(image, annotations, name="encoder")
 
 
@@ -83,6 +87,33 @@ class AverageToGrid(keras.layers.Layer):
         return {**super().get_config(), "grid": self.grid}
 
 
+@keras.saving.register_keras_serializable("keras_cv_lectures")
+class AppendPositions(keras.layers.Layer):
+    """Two more channels, column and row of each place from -1 to 1 of its picture: (B, H, W, C) -> (B, H, W, C + 2).
+
+    Liu et al., An Intriguing Failing of Convolutional Neural Networks and the CoordConv Solution, NeurIPS 2018,
+    https://arxiv.org/abs/1807.03247; here the ends are those of the picture, not the middles of the outermost places.
+    """
+
+    def call(self, x):
+        rows, columns = (
+            _places(size, known, x.dtype) for size, known in zip(ops.shape(x)[1:3], x.shape[1:3], strict=True)
+        )
+        like = ops.zeros_like(x[..., :1])
+        return ops.concatenate([x, like + columns[:, None], like + rows[:, None, None]], axis=-1)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], input_shape[-1] + 2)
+
+
+def _places(size, known: int | None, dtype: str):
+    """(size,): the middles of so many equal parts of -1 to 1."""
+    if known is not None:
+        return ops.convert_to_tensor((np.arange(known) * 2 + 1) / known - 1, dtype)
+    places = ops.cast(ops.arange(size), "float32") * 2 + 1
+    return ops.cast(places / ops.cast(size, "float32") - 1, dtype)
+
+
 def _means(size: int, cells: int) -> np.ndarray:
     """(cells, size): the weights of each cell's mean."""
     matrix = np.zeros((cells, size), "float32")
@@ -92,4 +123,4 @@ def _means(size: int, cells: int) -> np.ndarray:
     return matrix
 
 
-__all__ = ["AverageToGrid", "caption_encoder"]
+__all__ = ["AppendPositions", "AverageToGrid", "caption_encoder"]

@@ -51,6 +51,7 @@ def build_show_attend_tell(
     annotation_stage: str | None = None,
     annotation_grid: tuple[int, int] | None = None,
     output_stride: int = 32,
+    positions: bool = False,
     embedding_units: int = 512,
     units: int | None = None,
     attention_units: int | None = None,
@@ -91,6 +92,8 @@ def build_show_attend_tell(
         annotation_stage: of the backbone; None: "c4" (stride 16: 14x14 places of a 224x224 picture).
         annotation_grid: (rows, columns) that the stage's map is averaged to; None: as it is.
         output_stride: 8 or 16 for a finer map: the backbone's stages behind are dilated instead.
+        positions: each annotation also says in which column and row it is; without, position is known to the network as
+            far as the padding of its convolutions tells it.
         embedding_units: width of a word's vector.
         units: width of the LSTM; None: 1800, "tutorial": 512.
         attention_units: width of the attention network; None: that of the annotations, "tutorial": 512.
@@ -129,6 +132,7 @@ def build_show_attend_tell(
         stage=annotation_stage or "c4",
         grid=annotation_grid,
         output_stride=output_stride,
+        positions=positions,
     )
     decoder = AttentionDecoder(
         num_classes,

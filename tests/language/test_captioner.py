@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.language import (
+    AppendPositions,
     AttentionDecoder,
     AverageToGrid,
     Captioner,
@@ -285,7 +286,7 @@ def test_samples(kind):
         assert found["attention"].shape == (2, 6, MAX_WORDS, 4, 6)
         np.testing.assert_allclose(found["attention"].sum((3, 4)), found["tokens"] > 0, atol=1e-5)
     # Cold enough, everyone says what is likeliest word by word.
-    cold = np.asarray(model.sample(x, 3, temperature=1e-3, seed=1)["tokens"])
+    cold = np.asarray(model.sample(x, 3, temperature=1e-6, seed=1)["tokens"])
     greedy = np.asarray(model.with_search(beam_size=1)(x)["tokens"])
     np.testing.assert_array_equal(cold, np.repeat(greedy[:, None], 3, axis=1))
 
@@ -398,6 +399,25 @@ def test_annotations(options, shape):
     model = build_show_attend_tell((64, 96, 3), WORDS, backbone=small_backbone(), units=7, **options)
     assert model.encoder.output_shape[1:3] == shape
     assert model.output["attention"].shape[-2:] == shape
+
+
+def test_annotations_say_where_they_are():
+    x = RNG.normal(size=(2, 2, 4, 3)).astype("float32")
+    layer = AppendPositions()
+    found = np.asarray(layer(x))
+    np.testing.assert_array_equal(found[..., :3], x)
+    # Middles of four columns and two rows of a picture that reaches from -1 to 1.
+    np.testing.assert_array_equal(found[1, :, :, 3], [[-0.75, -0.25, 0.25, 0.75]] * 2)
+    np.testing.assert_array_equal(found[0, :, :, 4], [[-0.5] * 4, [0.5] * 4])
+    assert layer.compute_output_shape(x.shape) == found.shape
+    of_any_size = tf.function(layer.call, input_signature=[tf.TensorSpec([None, None, None, 3])], autograph=False)
+    np.testing.assert_allclose(of_any_size(x), found, atol=1e-7)
+
+
+def test_positions_are_known_to_the_decoder():
+    model = build_show_attend_tell((64, 96, 3), WORDS, backbone=small_backbone(), units=7, positions=True)
+    assert model.encoder.output_shape == (None, 4, 6, 8 + 2)
+    assert model.decoder.annotation_width == 10
 
 
 @pytest.mark.parametrize(("size", "grid"), [((7, 5), (3, 2)), ((6, 4), (3, 2)), ((3, 2), (6, 4)), ((5, 5), (14, 3))])

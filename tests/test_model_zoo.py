@@ -142,6 +142,20 @@ def test_the_page_has_the_recorded_numbers_and_no_others(tools, runs, tmp_path, 
     assert (tmp_path / "docs" / "zoo" / "unet.jpg").stat().st_size <= 400_000 / len(SYSTEMS)
 
 
+def test_a_small_segmentation_is_enlarged_and_its_legend_stands_beside_it(tools, runs):
+    folder = runs / "some run"
+    overlay = np.full((20 + 7, 30, 3), 255, np.uint8)
+    overlay[:20], overlay[0, 29] = (10, 20, 30), (200, 100, 0)
+    overlay[25] = (1, 2, 3)
+    Image.fromarray(overlay).save(folder / "predictions" / "p_overlay.png")
+    Image.fromarray(np.zeros((20, 30), np.uint8)).save(folder / "predictions" / "p_classes.png")
+    sheet = np.asarray(tools.records.picture_of(folder))
+    assert sheet.shape == (20 * 12, 30 * 12 + 30, 3)  # 12 times 30 is the most below 384.
+    np.testing.assert_array_equal(sheet[:12, 29 * 12 : 30 * 12], np.broadcast_to([200, 100, 0], (12, 12, 3)))
+    np.testing.assert_array_equal(sheet[5, 30 * 12 :], np.broadcast_to([1, 2, 3], (30, 3)))
+    np.testing.assert_array_equal(sheet[7:, 30 * 12 :], 255)
+
+
 def test_a_page_that_somebody_wrote_in_is_found_and_written_again_without_the_runs(tools, runs, tmp_path, monkeypatch):
     page = tmp_path / "zoo.md"
     assert tools.page.main(["--check", "--page", str(page)]) == 1
@@ -207,7 +221,7 @@ def test_pictures_that_runs_are_judged_on_were_not_trained_on(tools, name):
     sources.append(open_source(data.unseen, "train"))  # What int8 is calibrated with.
     names = [name for source in sources for name in source.ids]
     assert len(set(names)) == len(names)
-    assert len(sources[2]) == 100
+    assert len(sources[2]) == 60
     assert len(sources[3]) >= 100
 
 
@@ -239,6 +253,15 @@ def test_a_crash_belongs_to_the_step_under_way(tools, tmp_path):
     assert tools.train.note_crash(tmp_path, -6)
     assert json.loads((tmp_path / "failures.json").read_text()) == {"tflite int8": "the process ended by SIGABRT"}
     assert not tools.train.note_crash(tmp_path, -6)
+
+
+def test_a_training_that_was_stopped_is_not_taken_for_done(tools, tmp_path):
+    train, *_ = tools.train.steps_of(SYSTEMS["unet"], tmp_path, 60.0)
+    assert not train.done()
+    (tmp_path / "run.json").write_text('{"system": "unet", "seconds": 0.0}')  # As `kcvl train` begins.
+    assert not train.done()
+    (tmp_path / "run.json").write_text('{"system": "unet", "seconds": 61.5}')
+    assert train.done()
 
 
 @pytest.mark.slow

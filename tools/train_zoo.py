@@ -6,8 +6,8 @@ python tools/train_zoo.py --retry              tries again what failed
 python tools/train_zoo.py --check              one training step of every system, nothing is kept
 
 Each system gets a run folder in --out, made by `kcvl train` (with the demo settings of `SYSTEMS`), `kcvl evaluate`,
-`kcvl export` and `kcvl predict`, from which `tools/model_zoo.py` writes docs/model_zoo.md. A training may be stopped
-and continues where it stood. What fails is noted in the run folder (failures.json) and stops nothing: every system has
+`kcvl export` and `kcvl predict`, from which `tools/model_zoo.py` writes docs/model_zoo.md. All of it may be stopped; a
+training that was not finished starts again. What fails is noted in the run folder (failures.json) and stops nothing: every system has
 a process of its own, which is started again after a crash and goes on with the next step.
 """
 
@@ -19,6 +19,7 @@ import dataclasses
 import gc
 import itertools
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -55,7 +56,7 @@ PUBLISHED_SIZE = (512, 512)
 _TRAIN, _VALIDATE, _UNSEEN = "shapes:count={0},size=96x128{1}", ",split=val", ",seed=1000"
 # A captioner in a minute learns sentences about few shapes.
 _OF_CAPTIONS = ",shapes=2,clear=yes"
-_EPOCHS, _TRIAL_STEPS = 8, 8
+_EPOCHS, _TRIAL_STEPS = 8, 6
 # Of the time left after the first step: the rest goes to validation and checkpoints.
 _FOR_STEPS = 0.85
 _PLAN, _UNDER_WAY, _PICTURE = "plan.json", "under_way.txt", "picture.png"
@@ -83,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "saved_models" / "zoo", metavar="DIR")
     parser.add_argument("--only", action="append", default=[], choices=list(SYSTEMS), metavar="SYSTEM")
-    parser.add_argument("--seconds", type=float, default=65.0, help="of training, roughly (default: 65)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of training, roughly (default: 60)")
     parser.add_argument("--retry", action="store_true", help="forget what failed and try it again")
     parser.add_argument("--check", action="store_true", help="one training step of each system")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
@@ -182,7 +183,8 @@ def steps_of(recipe: Recipe, folder: Path, seconds: float) -> list[Step]:
     data, run = data_for(recipe), str(folder)
 
     def trained() -> bool:
-        return (folder / RUN_FILE).exists() and "seconds" in read_json(folder / RUN_FILE)
+        # Zero until the training has ended.
+        return (folder / RUN_FILE).exists() and read_json(folder / RUN_FILE).get("seconds", 0) > 0
 
     def export(kind: str, precision: str) -> None:
         into = ["--format", kind, "--precision", precision, "--data", data.unseen, "--out", str(folder / "exports")]
@@ -212,7 +214,7 @@ def data_for(recipe: Recipe) -> Data:
     return Data(
         _TRAIN.format(2000 if more else 600, more),
         _TRAIN.format(240, more + _VALIDATE),
-        _TRAIN.format(400, more + _UNSEEN),
+        _TRAIN.format(240, more + _UNSEEN),
     )
 
 
@@ -223,7 +225,12 @@ def settings_of(recipe: Recipe) -> list[str]:
         for field in dataclasses.fields(recipe.demo_options)
         if getattr(recipe.demo_options, field.name) != getattr(recipe.options, field.name)
     }
-    return [f"{name}={value}" for name, value in {**recipe.demo, **options, "epochs": _EPOCHS}.items()]
+    return [f"{name}={_setting(value)}" for name, value in {**recipe.demo, **options, "epochs": _EPOCHS}.items()]
+
+
+def _setting(value: Any) -> str:
+    pair = isinstance(value, tuple) and len(value) == 2 and all(type(number) is int for number in value)
+    return "{}x{}".format(*value) if pair else str(value)
 
 
 def trial(recipe: Recipe, settings: Sequence[str], source: Source, *, steps: int) -> tuple[float, float]:
@@ -269,6 +276,10 @@ class _Clock(keras.callbacks.Callback):
 
 def _train(recipe: Recipe, folder: Path, data: Data, seconds: float) -> None:
     settings = settings_of(recipe)
+    # A training that was stopped starts again: the minutes that it took before were not recorded.
+    for path in folder.iterdir():
+        if path.name not in (_PLAN, _UNDER_WAY, FAILURES):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     if not (folder / _PLAN).exists():
         first, later = trial(recipe, settings, open_source(data.train, split="train"), steps=_TRIAL_STEPS)
         left = max(seconds / 3, seconds - first) * _FOR_STEPS
@@ -279,8 +290,7 @@ def _train(recipe: Recipe, folder: Path, data: Data, seconds: float) -> None:
     settings.append(f"steps_per_epoch={read_json(folder / _PLAN)['steps_per_epoch']}")
     words = ["--data", data.train, "--val", data.validate]
     words += [word for setting in settings for word in ("--set", setting)]
-    again = ["--resume"] if (folder / RUN_FILE).exists() else []
-    _kcvl("train", recipe.name, *words, *again, "--out", str(folder))
+    _kcvl("train", recipe.name, *words, "--out", str(folder))
     (folder / REPORT).unlink()  # Every export would write it again; it is written once, at the end.
 
 

@@ -29,7 +29,8 @@ _KEPT_OF_CARD = (
     *("gflops", "parameters", "input", "file_size", "latency_ms", "max_difference", "label_agreement", "agreement"),
     *("metrics", "metrics_data", "machine"),
 )
-_WIDEST, _QUALITIES = 480, (85, 75, 65, 55, 45)
+# Widths in pixels: of what is shown at most, and what a small picture is enlarged to.
+_WIDEST, _ENLARGED, _QUALITIES = 640, 384, (85, 75, 65, 55, 45)
 
 
 def find_runs(root: Path) -> dict[str, Path]:
@@ -77,11 +78,26 @@ def record_of(folder: Path) -> dict[str, Any]:
 
 
 def picture_of(folder: Path) -> Any:
-    """The first prediction of the run as an image of Pillow, or None."""
+    """The first prediction of the run as an image of Pillow, or None; of a small segmentation with its legend aside."""
     from PIL import Image
 
     found = [path for kind in ("overlay", "caption") for path in sorted((folder / PREDICTIONS).glob(f"*_{kind}.png"))]
-    return Image.open(found[0]).convert("RGB") if found else None
+    if not found:
+        return None
+    picture = Image.open(found[0]).convert("RGB")
+    classes = found[0].with_name(found[0].name.replace("_overlay.png", "_classes.png"))
+    if classes == found[0] or not classes.exists():
+        return picture
+    width, height = Image.open(classes).size
+    factor = _ENLARGED // width
+    if factor < 2:
+        return picture
+    shown = picture.crop((0, 0, width, height)).resize((factor * width, factor * height), Image.Resampling.NEAREST)
+    legend = picture.crop((0, height, width, picture.height))
+    sheet = Image.new("RGB", (shown.width + legend.width, max(shown.height, legend.height)), "white")
+    sheet.paste(shown, (0, 0))
+    sheet.paste(legend, (shown.width, 0))
+    return sheet
 
 
 def write_jpeg(picture: Any, path: Path, largest: int) -> None:
@@ -90,8 +106,6 @@ def write_jpeg(picture: Any, path: Path, largest: int) -> None:
 
     if picture.width > _WIDEST:
         picture = picture.resize((_WIDEST, round(picture.height * _WIDEST / picture.width)), Image.Resampling.LANCZOS)
-    elif picture.width <= _WIDEST // 3:
-        picture = picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST)
     while True:
         for quality in _QUALITIES:
             content = io.BytesIO()
@@ -100,7 +114,7 @@ def write_jpeg(picture: Any, path: Path, largest: int) -> None:
                 with atomic_path(path) as temporary:
                     temporary.write_bytes(content.getvalue())
                 return
-        picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.LANCZOS)
+        picture = picture.resize((3 * picture.width // 4, 3 * picture.height // 4), Image.Resampling.LANCZOS)
 
 
 def _result(folder: Path) -> dict[str, Any] | None:

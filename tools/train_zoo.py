@@ -7,8 +7,8 @@ python tools/train_zoo.py --check              one training step of every system
 
 Each system gets a run folder in --out, made by `kcvl train` (with the demo settings of `SYSTEMS`), `kcvl evaluate`,
 `kcvl export` and `kcvl predict`, from which `tools/model_zoo.py` writes docs/model_zoo.md. All of it may be stopped; a
-training that was not finished starts again. What fails is noted in the run folder (failures.json) and stops nothing: every system has
-a process of its own, which is started again after a crash and goes on with the next step.
+training that was not finished starts again. What fails is noted in the run folder (failures.json) and stops nothing:
+every system has a process of its own, which is started again after a crash and goes on with the next step.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -168,6 +169,7 @@ def run_steps(steps: Sequence[Step], folder: Path) -> bool:
             try:
                 step.run()
             except Exception as error:  # Of any kind: it belongs on the page, and the other steps go on.
+                traceback.print_exc()
                 _note(folder, step.name, f"{type(error).__name__}: {error}")
             (folder / _UNDER_WAY).unlink()
         if step.name in _failures(folder):
@@ -317,14 +319,14 @@ def _kcvl(*words: str) -> None:
     """
     arguments = make_parser().parse_args(words)
     arguments.words = list(words)
-    with _log_of():
+    with _silent():
         code = commands.run(arguments)
     if code:
         raise RuntimeError(f"`kcvl {words[0]}` ended with exit code {code}")
 
 
 @contextlib.contextmanager
-def _log_of() -> Iterator[None]:
+def _silent() -> Iterator[None]:
     """What commands print goes nowhere: it is in the files that they write."""
     with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
         yield

@@ -60,6 +60,8 @@ _OF_CAPTIONS = ",shapes=2,clear=yes"
 _EPOCHS, _TRIAL_STEPS = 8, 6
 # Of the time left after the first step: the rest goes to validation and checkpoints.
 _FOR_STEPS = 0.85
+# A detector is not sure of much after a minute; the picture shows the scores.
+_LOWEST_SCORE = "0.3"
 _PLAN, _UNDER_WAY, _PICTURE = "plan.json", "under_way.txt", "picture.png"
 _PATIENCE_SECONDS = 1200
 
@@ -204,7 +206,9 @@ def steps_of(recipe: Recipe, folder: Path, seconds: float) -> list[Step]:
             lambda: _kcvl("evaluate", run, "--data", data.unseen, "--out", str(folder / UNSEEN)),
         ),
         *(Step(" ".join(form), lambda form=form: exported(*form), lambda form=form: export(*form)) for form in FORMS),
-        Step("predict", (folder / PREDICTIONS).exists, lambda: _predict(folder, open_source(data.unseen, "val"))),
+        Step(
+            "predict", (folder / PREDICTIONS).exists, lambda: _predict(recipe, folder, open_source(data.unseen, "val"))
+        ),
         Step("published form", (folder / PUBLISHED).exists, lambda: write_json(folder / PUBLISHED, published(recipe))),
         Step("report", (folder / REPORT).exists, lambda: _report(recipe, folder)),
     ]
@@ -296,14 +300,15 @@ def _train(recipe: Recipe, folder: Path, data: Data, seconds: float) -> None:
     (folder / REPORT).unlink()  # Every export would write it again; it is written once, at the end.
 
 
-def _predict(folder: Path, source: Source) -> None:
+def _predict(recipe: Recipe, folder: Path, source: Source) -> None:
     """Predicts the first picture with at least two shapes."""
     from PIL import Image
 
     image = next(e["image"] for e in (source[i] for i in range(len(source))) if len(e["labels"]) >= 2)
     with atomic_path(folder / UNSEEN / _PICTURE) as temporary:
         Image.fromarray(image).save(temporary)
-    _kcvl("predict", str(folder), str(folder / UNSEEN / _PICTURE), "--out", str(folder / PREDICTIONS))
+    score = ["--score", _LOWEST_SCORE] if "boxes" in recipe.keys else []
+    _kcvl("predict", str(folder), str(folder / UNSEEN / _PICTURE), *score, "--out", str(folder / PREDICTIONS))
 
 
 def _report(recipe: Recipe, folder: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from keras_cv_lectures.visualize.sections import CAPTION_SCORES, FILE_SCORES
 
-_SCORES = {
+PIXEL_SCORES = {
     "mean_iou": "mean IoU",
     "pixel_accuracy": "pixel accuracy",
     "mean_accuracy": "mean accuracy",
@@ -61,7 +61,7 @@ def scores_table(scores: Mapping[str, Any], constant: Mapping[str, Any] | None =
         [c["name"], _share(c["iou"]), _share(c["accuracy"]), _share(c["precision"]), int(c["pixels"])]
         for c in scores["per_class"]
     ]
-    means = [[label, _share(scores[name])] for name, label in _SCORES.items() if name in scores]
+    means = [[label, _share(scores[name])] for name, label in PIXEL_SCORES.items() if name in scores]
     return table(["class", "IoU", "accuracy", "precision", "pixels"], rows) + "\n\n" + table(["", ""], means)
 
 

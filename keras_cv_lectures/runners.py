@@ -10,6 +10,7 @@ exchanged.
 from __future__ import annotations
 
 import os
+import platform
 import statistics
 import time
 from collections import OrderedDict
@@ -162,6 +163,26 @@ def latency(runner: Runner, image: np.ndarray, *, repeats: int = 10, warmup: int
         runner(batch)
     times = [_milliseconds(runner, batch) for _ in range(repeats)]
     return {"median_ms": statistics.median(times), "min_ms": min(times), "max_ms": max(times)}
+
+
+def tensorflow_threads() -> int:
+    """Threads that an operation of TensorFlow uses in this process, which Keras models and SavedModels run with."""
+    told = os.environ.get("TF_NUM_INTRAOP_THREADS", "")
+    return tf.config.threading.get_intra_op_parallelism_threads() or int(told if told.isdecimal() else 0) or _cpus()
+
+
+def machine() -> str:
+    """What measured times belong to: "x86_64, 2 CPUs", and the GPUs where there are any."""
+    gpus = len(tf.config.list_physical_devices("GPU"))
+    found = {"CPU": _cpus(), "GPU": gpus}
+    return ", ".join(
+        [platform.machine(), *(f"{count} {name}{'s' * (count != 1)}" for name, count in found.items() if count)]
+    )
+
+
+def _cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _milliseconds(runner: Runner, batch: np.ndarray) -> float:

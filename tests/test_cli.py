@@ -112,6 +112,7 @@ def test_a_run_knows_its_data_from_any_folder(trained, place):
     assert run["data"] == run["val_data"] == f"folder:{place}/data/images,{place}/data/masks"
     assert run["command"].startswith("kcvl train unet --data folder:data/images,data/masks --set filters=2")
     assert run["seconds"] > 0
+    assert re.search(r"\d CPU", run["machine"])
     assert run["val_ids"] == [f"p{i}" for i in range(102, 120)]
     assert run["train_root"] == f"{place}/data/images"
 
@@ -129,6 +130,7 @@ def test_evaluate_gives_the_scores_of_the_training(trained, place, monkeypatch):
     )
     found = json.loads(Path("scores/scores.json").read_text())
     trained_scores = json.loads((place / "run" / "evaluation.json").read_text())["scores"]
+    assert found["pictures"] == 18
     assert found["scores"]["mean_iou"] == pytest.approx(trained_scores["mean_iou"], abs=1e-6)
     assert "data:image/png;base64" in Path("scores/report.html").read_text()
 
@@ -204,6 +206,7 @@ def test_an_export_scores_what_its_card_says_and_what_the_model_scores(exported,
     assert code == 0, err
     score = float(re.search(r"^mean IoU +(\S+)$", out, re.M).group(1))
     assert score == pytest.approx(card["metrics"]["mean_iou"], abs=1e-4)
+    assert "data/images" in card["metrics_data"]
     if kind != "int8":
         model = json.loads((place / "run" / "evaluation.json").read_text())["scores"]["mean_iou"]
         assert score == pytest.approx(model, abs=1e-3)

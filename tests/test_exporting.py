@@ -23,7 +23,7 @@ from keras_cv_lectures.exporting.audit import explain_conversion_error
 from keras_cv_lectures.exporting.rewrite import folded
 from keras_cv_lectures.layers.subpixel import SubPixelConv2DTranspose
 from keras_cv_lectures.metadata import Metadata, read_metadata
-from keras_cv_lectures.runners import load_runner
+from keras_cv_lectures.runners import load_runner, machine, tensorflow_threads
 from keras_cv_lectures.segmentation import build_unet
 
 RNG = np.random.default_rng(0)
@@ -250,6 +250,10 @@ def test_saved_model_has_named_signatures_and_any_batch(model, pictures, tmp_pat
 def test_saved_model_of_a_fixed_size(model, tmp_path):
     export_saved_model(model, tmp_path / "m", input_shape=(16, 24))
     assert load_runner(tmp_path / "m").input_shape == (16, 24, 3)
+    card = json.loads((tmp_path / "m" / "model_card.json").read_text())
+    # TensorFlow has one number of threads for the whole process.
+    assert card["latency_ms"].keys() == {str(tensorflow_threads())}
+    assert min(card["latency_ms"].values()) > 0
 
 
 def test_card_says_what_the_file_cannot(model, tmp_path):
@@ -266,12 +270,26 @@ def test_card_says_what_the_file_cannot(model, tmp_path):
     assert card["gflops"] > 0
     assert card["max_difference"] == result.max_difference
     assert card["outputs"]["logits"] == {"dtype": "float32", "shape": [1, 16, 24, 4]}
+    assert card["machine"] == machine()
+    assert card["metrics_data"] is None
+    assert "measured on" not in (tmp_path / "m.md").read_text()
 
-    update_card(tmp_path / "m.tflite", metrics={"mean IoU int8": 0.49}, reference="Ronneberger et al. 2015")
+    facts = {"data": "six slices", "reference": "Ronneberger et al. 2015"}
+    update_card(tmp_path / "m.tflite", metrics={"mean IoU int8": 0.49}, **facts)
     card = json.loads(result.card_path.read_text())
     assert card["metrics"] == {"mean IoU": 0.5, "mean IoU int8": 0.49}
+    assert card["metrics_data"] == "six slices"
     text = (tmp_path / "m.md").read_text()
-    for part in ("Ronneberger et al. 2015", "mean IoU int8", "16, 24", "| 2 | c |", "CONV_2D", "get_signature_runner"):
+    assert f"({card['machine']})" in text
+    for part in (
+        "| measured on | six slices |",
+        "Ronneberger et al. 2015",
+        "mean IoU int8",
+        "16, 24",
+        "| 2 | c |",
+        "CONV_2D",
+        "get_signature_runner",
+    ):
         assert part in text
 
 

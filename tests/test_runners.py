@@ -224,6 +224,23 @@ def test_latency_counts_calls(model):
     assert 0 <= times["min_ms"] <= times["median_ms"] <= times["max_ms"]
 
 
+def test_the_machine_and_its_threads_are_told(monkeypatch):
+    monkeypatch.setattr(runners.tf.config.threading, "get_intra_op_parallelism_threads", lambda: 0)
+    monkeypatch.setattr(runners.tf.config, "list_physical_devices", lambda kind: [])
+    monkeypatch.setattr(runners.os, "sched_getaffinity", lambda process: {0, 4, 5}, raising=False)
+    monkeypatch.setattr(runners.platform, "machine", lambda: "riscv64")
+    monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
+    assert runners.machine() == "riscv64, 3 CPUs"
+    assert runners.tensorflow_threads() == 3
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "7")
+    assert runners.tensorflow_threads() == 7
+    monkeypatch.setattr(runners.tf.config.threading, "get_intra_op_parallelism_threads", lambda: 5)
+    assert runners.tensorflow_threads() == 5
+    monkeypatch.setattr(runners.os, "sched_getaffinity", lambda process: {1})
+    monkeypatch.setattr(runners.tf.config, "list_physical_devices", lambda kind: ["/GPU:0", "/GPU:1"])
+    assert runners.machine() == "riscv64, 1 CPU, 2 GPUs"
+
+
 def test_threads_must_be_positive(model):
     with pytest.raises(ModelError, match="threads=0"):
         load_runner(model, threads=0)

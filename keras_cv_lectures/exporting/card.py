@@ -19,7 +19,7 @@ from keras_cv_lectures.exporting.result import ExportResult, is_captioner, is_de
 from keras_cv_lectures.files import write_text
 from keras_cv_lectures.layers.portable import portable_operators
 from keras_cv_lectures.metadata import Metadata, metadata_path
-from keras_cv_lectures.runners import latency, load_runner
+from keras_cv_lectures.runners import Runner, latency, load_runner, machine, tensorflow_threads
 from keras_cv_lectures.serving import gflops
 
 _TFLITE_PROGRAM = """\
@@ -64,7 +64,7 @@ def build_card(
     metrics: dict[str, float] | None = None,
     *,
     reference: str | None = None,
-    runnable: Path | None = None,
+    runnable: Path | Runner | None = None,
     open_size: bool = False,
 ) -> dict[str, Any]:
     """Facts about an export, JSON-serialisable; the keys of `Metadata` stand at its top level.
@@ -74,12 +74,13 @@ def build_card(
         batch_shape: (1, H, W, C) of the picture that latency and GFLOPs are measured with.
         metrics: measured quality by name, for instance {"mean IoU": 0.61}.
         reference: the paper; by default the model's own docstring has it.
-        runnable: `.tflite` file to time, while it has not reached its place; None measures no latency.
+        runnable: what is timed while the file has not reached its place: a `.tflite` file, with 1 and with 2 threads,
+            or the runner of a SavedModel, with the threads of this process; None measures no latency.
         open_size: the file takes pictures of any size.
     """
     _, height, width, channels = batch_shape
-    outputs = load_runner(runnable) if runnable else load_runner(model)
-    outputs = outputs(np.zeros(batch_shape, np.uint8))
+    run = runnable if isinstance(runnable, Runner) else load_runner(runnable or model)
+    outputs = run(np.zeros(batch_shape, np.uint8))
     tflite = result.path.suffix == ".tflite"
     labels = labels_file(result.path).name if metadata.classes and tflite else None
     size = (None, None) if open_size else (height, width)
@@ -116,7 +117,9 @@ def build_card(
         "max_difference": result.max_difference,
         "label_agreement": result.label_agreement,
         "metrics": dict(metrics or {}),
+        "metrics_data": None,
         "reference": reference,
+        "machine": machine(),
         "versions": {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__},
         "program": program,
         **task,
@@ -130,12 +133,17 @@ def write_card(card: dict[str, Any], json_path: Path, markdown_path: Path) -> No
 
 
 def update_card(
-    path: str | os.PathLike, *, metrics: dict[str, float] | None = None, reference: str | None = None
+    path: str | os.PathLike,
+    *,
+    metrics: dict[str, float] | None = None,
+    data: str | None = None,
+    reference: str | None = None,
 ) -> dict[str, Any]:
     """Adds what became known after the export, for instance the metric of the file on the validation data.
 
     Args:
         path: the `.tflite` file or SavedModel folder.
+        data: what the metrics were measured on.
 
     Returns:
         The new card.
@@ -148,6 +156,7 @@ def update_card(
         raise ModelError(f"{path} has no model card {json_path.name}. Export the model again.")
     card = json.loads(json_path.read_text(encoding="utf-8"))
     card["metrics"] = {**card.get("metrics", {}), **(metrics or {})}
+    card["metrics_data"] = data or card.get("metrics_data")
     card["reference"] = reference or card.get("reference")
     markdown = json_path.parent / "MODEL_CARD.md" if Path(path).is_dir() else json_path.with_suffix(".md")
     write_card(card, json_path, markdown)
@@ -164,6 +173,8 @@ def card_markdown(card: dict[str, Any]) -> str:
         **{f"latency, {t} thread{'s' * (t != '1')}": f"{ms:.3g} ms" for t, ms in card["latency_ms"].items()},
         **{name: f"{value:.4g}" for name, value in card["metrics"].items()},
     }
+    if card.get("metrics_data"):
+        rows["measured on"] = card["metrics_data"]
     difference, agreement = _WORDS.get(card.get("task"), _WORDS[None])
     if card["max_difference"] is not None:
         rows[f"largest difference to {difference}"] = f"{card['max_difference']:.2e}"
@@ -195,7 +206,8 @@ def card_markdown(card: dict[str, Any]) -> str:
         lines.append("")
     if card["operators"]:
         lines += ["## Operators", "", ", ".join(f"{n} x{c}" for n, c in card["operators"].items()), ""]
-    lines += ["Measured on the machine that exported the file. " + _versions(card), ""]
+    where = f" ({card['machine']})" if card.get("machine") else ""
+    lines += [f"Measured on the machine that exported the file{where}. " + _versions(card), ""]
     return "\n".join(lines)
 
 
@@ -220,11 +232,14 @@ def _detector_rows(card: dict[str, Any]) -> dict[str, str]:
     return rows
 
 
-def _latencies(runnable: Path, batch_shape: tuple[int, ...]) -> dict[str, float]:
+def _latencies(runnable: Path | Runner, batch_shape: tuple[int, ...]) -> dict[str, float]:
     picture = np.random.default_rng(0).integers(0, 256, batch_shape, np.uint8)
+    if isinstance(runnable, Runner):
+        runners = {tensorflow_threads(): runnable}
+    else:
+        runners = {threads: load_runner(runnable, threads=threads) for threads in (1, 2)}
     return {
-        str(threads): round(latency(load_runner(runnable, threads=threads), picture, repeats=5)["median_ms"], 3)
-        for threads in (1, 2)
+        str(threads): round(latency(runner, picture, repeats=5)["median_ms"], 3) for threads, runner in runners.items()
     }
 
 

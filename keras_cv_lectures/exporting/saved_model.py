@@ -54,7 +54,7 @@ def export_saved_model(
             which may be any.
         metadata: labels and training size, for the card.
         metrics: measured quality by name, for the card.
-        verify: load the folder, run it on a random picture and compare it with the model.
+        verify: load the folder, run it on a random picture, compare it with the model and time it.
         constant_weights: False keeps the weights as variables, batch normalisation folded into them. TensorFlow holds
             some ten copies of a constant and one of a variable: a network of 100 MB and more then takes a third of
             the memory, loads in a fraction of the time and runs a little slower.
@@ -73,7 +73,8 @@ def export_saved_model(
     with writing(path) as target:
         write_serving_graph(model, target, (None, *shape), constant_weights=constant_weights)
         sample = random_picture(shape)
-        comparison = compare(model, load_runner(target), [sample]) if verify else None
+        runner = load_runner(target) if verify else None
+        comparison = compare(model, runner, [sample]) if runner else None
         if comparison:
             comparison.require_equal(path)
         size = folder_size(target)
@@ -86,7 +87,7 @@ def export_saved_model(
             **facts(comparison),
         )
         metadata = with_labels(metadata, model)
-        card = build_card(model, result, sample.shape, metadata, metrics, open_size=None in shape)
+        card = build_card(model, result, sample.shape, metadata, metrics, runnable=runner, open_size=None in shape)
         write_card(card, target / CARD_FILE, target / MARKDOWN_FILE)
     return result
 

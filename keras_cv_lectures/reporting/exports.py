@@ -126,8 +126,10 @@ def export_run(
             dynamic=dynamic,
             metadata=metadata,
         )
-    scores = _score_file(result.path, spec, run, progress)
-    card = update_card(result.path, metrics=scores, reference=recipe.reference.paper if recipe else None)
+    scores, scored_on = _score_file(result.path, spec, run, progress)
+    card = update_card(
+        result.path, metrics=scores, data=scored_on, reference=recipe.reference.paper if recipe else None
+    )
     latency = card.get("latency_ms", {})
     row = {
         "file": str(result.path),
@@ -139,6 +141,7 @@ def export_run(
         "latency_ms_2_threads": latency.get("2"),
         "mean_iou": scores.get("mean_iou"),
         **{name: value for name, value in scores.items() if name in FILE_SCORES},
+        "scored_on": scored_on,
         "max_difference": result.max_difference,
         "label_agreement": result.label_agreement,
         "operators_ok": True if file_format == "tflite" else None,
@@ -219,8 +222,8 @@ def _picture_reader(
     return read
 
 
-def _score_file(path: Path, spec: str | None, run, progress) -> dict[str, float]:
-    """What the exported file reaches on the validation data; empty where there is none.
+def _score_file(path: Path, spec: str | None, run, progress) -> tuple[dict[str, float], str | None]:
+    """What the exported file reaches on the validation data, and the data's name; empty and None without any.
 
     Mean IoU and pixel accuracy, of a detector the average precisions of `headline_scores`, of a captioner the scores of
     `caption_headlines`.
@@ -229,20 +232,17 @@ def _score_file(path: Path, spec: str | None, run, progress) -> dict[str, float]
     source = open_source(spec, split="val", like=_named(metadata)) if spec else validation_source(run)
     recipe = SYSTEMS.get(metadata.system)
     if source is None or recipe is None:
-        return {}
+        return {}, None
     if progress is None:
         evaluation = recipe.evaluate(load_runner(path), source)
     else:
         with progress(f"measuring {path.name} on {source.name}") as update:
             evaluation = recipe.evaluate(load_runner(path), source, progress=update)
     if isinstance(evaluation, DetectionEvaluation):
-        return headline_scores(evaluation.scores)
+        return headline_scores(evaluation.scores), source.name
     if isinstance(evaluation, CaptionEvaluation):
-        return caption_headlines(evaluation.scores)
-    return {
-        "mean_iou": float(evaluation.scores["mean_iou"]),
-        "pixel_accuracy": float(evaluation.scores["pixel_accuracy"]),
-    }
+        return caption_headlines(evaluation.scores), source.name
+    return {name: float(evaluation.scores[name]) for name in ("mean_iou", "pixel_accuracy")}, source.name
 
 
 def _keep_row(folder: Path, row: dict[str, Any], recipe: Recipe | None, run) -> Path | None:

@@ -86,7 +86,8 @@ def refresh_report(recipe: Recipe, folder: Path, source: Source | None) -> Path:
         "augmentation": run.get("augmentation", {}),
     }
     if run.get("seconds"):
-        facts["training time"] = f"{run['seconds'] / 60:.1f} minutes"
+        where = f" on {run['machine']}" if run.get("machine") else ""
+        facts["training time"] = f"{run['seconds'] / 60:.1f} minutes{where}"
     about_scores = "Scores are those of the best epoch on the validation data, which chose that epoch."
     return _write_page(
         folder / REPORT,
@@ -156,6 +157,7 @@ def _evaluation_json(evaluation: AnyEvaluation, source: Source) -> dict[str, Any
         "scores": without_nan(evaluation.scores),
         "confusion": evaluation.confusion.tolist(),
         "picture_iou": without_nan(evaluation.picture_iou),
+        "pictures": evaluation.pictures,
         "size": evaluation.size,
     }
 

@@ -21,7 +21,7 @@ from keras_cv_lectures.files import write_json, write_text
 from keras_cv_lectures.metadata import RUN_FILE, Metadata
 from keras_cv_lectures.preprocessing import Augmentation
 from keras_cv_lectures.recipe import Recipe, TrainingOptions
-from keras_cv_lectures.runners import load_runner
+from keras_cv_lectures.runners import load_runner, machine
 from keras_cv_lectures.training.callbacks import BEST, LAST, STATE, Checkpoints, StopOnNaN, save_model
 from keras_cv_lectures.training.features import trained_on_features
 from keras_cv_lectures.training.multiworker import repair_fit
@@ -162,6 +162,7 @@ def train(
                 "class_weights": class_weights,
                 "parameters": model.count_params(),
                 "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
+                "machine": machine(),
                 **(record or {}),
             },
         )

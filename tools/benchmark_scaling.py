@@ -12,7 +12,8 @@ takes above what the process held before it (Linux only).
 
 Strategies: a training step of U-Net on the same global batch in one process on THREADS threads, by two Mirrored
 replicas on virtual CPU devices of one process, and by two MultiWorker processes on this machine, each with half of the
-threads. All share the same cores, so this shows what distributing costs, not what more machines gain.
+threads. All share the same cores, so this shows what distributing costs, not what more machines gain. Of two processes
+the memory that is told is that of the first.
 
 `--out` gets `scaling.json` and `scaling.png`; `--tiny` is quick enough to see that everything works.
 """

@@ -616,7 +616,7 @@ def benchmarked(monkeypatch):
             for path in paths
         ]
         facts = {"size": (16, 24), "classes": 2, "config": {}, "parameters": 1234, "gflops": 0.5}
-        return SystemBenchmark(system=system, **facts, matrix_gflops=50.0, libraries_mb=600.0, rows=tuple(rows))
+        return SystemBenchmark(system=system, **facts, matrix_gflops=50.0, matrix_mb=600.0, rows=tuple(rows))
 
     monkeypatch.setattr(benchmarking, "benchmark_system", fake)
     return asked

@@ -83,10 +83,8 @@ SWEEPS = {
         systems=SEGMENTERS,
     ),
     "batch": Sweep(title="batch", x_label="pictures", varied="batch", values=(1, 2, 4, 8), systems=SEGMENTERS),
-    "classes": Sweep(title="classes", x_label="classes", varied="classes", values=(2, 21, 80, 150), systems=SEGMENTERS),
-    "words": Sweep(
-        title="caption length", x_label="words", varied="words", values=(5, 10, 20, 40), systems=(CAPTIONER,)
-    ),
+    "classes": Sweep(title="classes", x_label="classes", varied="classes", values=(2, 21, 150), systems=SEGMENTERS),
+    "words": Sweep(title="caption length", x_label="words", varied="words", values=(5, 20, 40), systems=(CAPTIONER,)),
 }
 STRATEGY_BATCHES = (4, 16)
 TINY = {"size": (32, 48), "batch": (1, 2), "classes": (2, 3), "words": (2, 4)}

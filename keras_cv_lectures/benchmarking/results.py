@@ -32,7 +32,7 @@ def headline(found: SystemBenchmark) -> str:
     if found.parameters is not None:
         told += f", {found.parameters:,} parameters, {found.gflops:.3g} GFLOPs a picture"
     if found.matrix_gflops is not None:
-        told += f"; matrix product {found.matrix_gflops:.3g} GFLOP/s, {found.libraries_mb:.0f} MB of libraries alone"
+        told += f"; matrix product {found.matrix_gflops:.3g} GFLOP/s, in a process of {found.matrix_mb:.0f} MB"
     return told
 
 

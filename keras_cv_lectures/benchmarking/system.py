@@ -71,7 +71,7 @@ class SystemBenchmark:
         config: arguments of the builder.
         parameters, gflops: of the network, the latter for one picture; None where it could not be built.
         matrix_gflops: GFLOP/s of the product of float32 matrices.
-        libraries_mb: the most memory of the process that did nothing else: what the libraries take.
+        matrix_mb: the most memory of the process that did nothing else: libraries, and three such matrices.
         rows: one for each path.
     """
 
@@ -82,7 +82,7 @@ class SystemBenchmark:
     parameters: int | None
     gflops: float | None
     matrix_gflops: float | None
-    libraries_mb: float | None
+    matrix_mb: float | None
     rows: tuple[BenchmarkRow, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -164,7 +164,7 @@ def benchmark_system(
         parameters=prepared["parameters"],
         gflops=prepared["gflops"],
         matrix_gflops=peak,
-        libraries_mb=product.megabytes,
+        matrix_mb=product.megabytes,
         rows=tuple(_row(request, name, found[name], prepared["gflops"], peak, sizes.get(name)) for name in paths),
     )
 

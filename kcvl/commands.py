@@ -6,27 +6,24 @@ import argparse
 import logging
 import math
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import numpy as np
 import tensorflow as tf
 
+from kcvl.benchmarking import run_benchmark
 from kcvl.demo import run_demo
 from kcvl.parser import UsageError
 from kcvl.scoring import run_evaluate
-from kcvl.settings import find_recipe, parse_settings, size_of
+from kcvl.settings import find_recipe, size_of
 from kcvl.terminal import Progress, next_steps, quiet, quoted, say, warn, wrote
 from kcvl.text import count_text, export_table, headline, table
 from kcvl.training import open_training_data, run_train
 from kcvl.vocab import run_vocab
-from keras_cv_lectures.benchmarking import benchmark, gflops
 from keras_cv_lectures.data import doctor
 from keras_cv_lectures.errors import DataError, ModelError
-from keras_cv_lectures.exporting import export_saved_model, export_tflite
 from keras_cv_lectures.metadata import metadata_path
 from keras_cv_lectures.predicting import (
     SHOWN_SCORE,
@@ -261,42 +258,6 @@ def _export(arguments) -> int:
     return 0
 
 
-def _benchmark(arguments) -> int:
-    recipe, size = find_recipe(arguments.system), size_of(arguments.size)
-    config, options, augmentation = parse_settings(recipe, arguments.settings)
-    if options != recipe.options or augmentation:
-        raise UsageError("--set of benchmark takes options of the network only, such as filters=64.")
-    model = recipe.build((*size, 3), arguments.classes, **{**recipe.config, **config})
-    cost = gflops(model, size)
-    say(
-        f"{recipe.name}: {model.count_params():,} parameters, {cost:.3g} GFLOPs for a picture of {size[0]}x{size[1]}; "
-        f"random weights, batch 1, {count_text(arguments.repeats, 'round')} in which the forms take turns"
-    )
-    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-    with tempfile.TemporaryDirectory() as folder, quiet():
-        forms = {"Keras": Path(folder) / "model.keras", "SavedModel": Path(folder) / "saved"}
-        model.save(forms["Keras"])
-        warn("exporting SavedModel ...")
-        export_saved_model(model, forms["SavedModel"], verify=False)
-        for precision in ("float32", "float16", "int8"):
-            warn(f"exporting TFLite {precision} ...")
-            forms[f"TFLite {precision}"] = path = Path(folder) / f"{precision}.tflite"
-            noise = (picture for _ in range(100)) if precision == "int8" else None
-            export_tflite(model, path, precision=precision, representative=noise, verify=False)
-        warn("measuring with 1 and 2 threads ...")
-        rows = benchmark(forms, picture, repeats=arguments.repeats)
-    say(
-        table(
-            ["form", "threads", "median ms", "min ms", "GFLOP/s", "MB"],
-            [[r.name, r.threads, r.median_ms, r.min_ms, 1000 * cost / r.median_ms, r.size_bytes / 1e6] for r in rows],
-        )
-    )
-    fastest = min(rows, key=lambda r: r.median_ms)
-    say(f"fastest: {fastest.name} with {count_text(fastest.threads, 'thread')}; nothing was kept")
-    next_steps("kcvl export MODEL --format tflite --precision int8 --out DIR")
-    return 0
-
-
 def _folder(name: str) -> Path:
     path = Path(name)
     if path.exists() and not path.is_dir():
@@ -313,5 +274,5 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "evaluate": _evaluate,
     "predict": _predict,
     "export": _export,
-    "benchmark": _benchmark,
+    "benchmark": run_benchmark,
 }

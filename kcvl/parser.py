@@ -119,7 +119,17 @@ The file is put in place only if it agrees with the model; a model card (JSON an
 
 _BENCHMARK = """examples:
   kcvl benchmark unet --size 512x512 --set filters=64
-  kcvl benchmark unet --size 180x240 --classes 11 --repeats 20
+  kcvl benchmark unet segnet --size 180x240 --classes 11 --repeats 20 --out speed
+  kcvl benchmark all --scale demo --threads 1 --out speed
+  kcvl benchmark mask_rcnn --set min_size=800 --set max_size=1333 --paths frozen saved_model tflite_int8
+
+Paths: predict (model.predict), call (compiled), frozen, saved_model, tflite_float32, tflite_float16, tflite_int8,
+bfloat16 (compiled, under the policy mixed_bfloat16), training (a step of the trainer). Each is a process of its own;
+in every round each has one call. One that cannot be run is listed as missing, with the reason.
+The GFLOP/s are compared with those of a product of float32 matrices in the same rounds on the same threads; memory is
+the most that the whole process held. All processes of a system are there at the same time. Detectors work at the size
+of the picture unless told otherwise (min_size), with about 400 boxes to choose from; a captioner's call goes from the
+picture to a sentence of full length, by beam search.
 """
 
 
@@ -237,9 +247,11 @@ def make_parser() -> argparse.ArgumentParser:
     export.add_argument("--out", required=True, metavar="DIR", help="where the file or folder and its card go")
 
     benchmark = _add(
-        commands, "benchmark", "time a system by every path it can be run: model, frozen, TFLite, int8", _BENCHMARK
+        commands, "benchmark", "time systems by every path they can be run: model, frozen, TFLite, training", _BENCHMARK
     )
-    benchmark.add_argument("system", metavar="SYSTEM", help="a name that `kcvl list` shows")
+    benchmark.add_argument(
+        "systems", nargs="+", metavar="SYSTEM", help="names that `kcvl list` shows, or all for every one"
+    )
     benchmark.add_argument(
         "--set",
         action="append",
@@ -248,9 +260,26 @@ def make_parser() -> argparse.ArgumentParser:
         dest="settings",
         help="option of the network, such as filters=64; repeat it",
     )
+    benchmark.add_argument(
+        "--scale",
+        choices=("default", "demo", "smoke"),
+        default="default",
+        help="the network that `kcvl train` takes, that of `kcvl demo`, or that of the tests (default: default)",
+    )
     benchmark.add_argument("--size", default="256x256", metavar="HxW", help="of the picture (default: 256x256)")
-    benchmark.add_argument("--classes", type=_positive, default=2, metavar="N", help="default: 2")
+    benchmark.add_argument(
+        "--classes",
+        type=_positive,
+        metavar="N",
+        help="of a captioner its words (default: those of the published network)",
+    )
+    benchmark.add_argument("--threads", type=_positive, default=2, metavar="N", help="that compute (default: 2)")
+    benchmark.add_argument(
+        "--batch", type=_positive, default=2, metavar="N", help="pictures of a training step (default: 2)"
+    )
     benchmark.add_argument("--repeats", type=_positive, default=7, metavar="N", help="timed rounds (default: 7)")
+    benchmark.add_argument("--paths", nargs="+", metavar="PATH", help="measure these only, see below")
+    benchmark.add_argument("--out", metavar="DIR", help="write benchmark.json, benchmark.md and benchmark.png here")
     return parser
 
 

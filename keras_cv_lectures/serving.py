@@ -75,19 +75,21 @@ def refuse_changes(concrete, owner: str) -> None:
         )
 
 
-def gflops(model: keras.Model, input_shape: tuple[int, int, int] | tuple[int, int]) -> float:
+def gflops(model: keras.Model, input_shape: tuple[int, int, int] | tuple[int, int], *, loop_steps: int = 1) -> float:
     """Billions of floating-point operations a picture: twice the multiply-adds of convolutions and matrix products.
 
-    Counted on the graph with that picture size, so padding inside the model and nested models are included. Loops
-    count once; normalisation, activations and pooling count nothing.
+    Counted on the graph with that picture size, so padding inside the model and nested models are included.
+    Normalisation, activations and pooling count nothing.
 
     Args:
         input_shape: (height, width) or (height, width, channels), all known.
+        loop_steps: how often the body of a loop counts: of a captioner, the words of its sentence.
     """
     shape = (1, *input_shape[:2], model.input_shape[-1])
     # Not the frozen graph: freezing forgets some shapes.
     graph = serving_function(model).get_concrete_function(tf.TensorSpec(shape, "float32", name="image")).graph
-    return sum(_operations(node) for node in _nodes(graph)) / 1e9
+    once = sum(_operations(node) for node in _nodes(graph))
+    return (once + loop_steps * sum(_operations(node) for body in _bodies(graph) for node in _nodes(body))) / 1e9
 
 
 def _operations(node: tf.Operation) -> int:
@@ -118,3 +120,12 @@ def _nodes(graph: tf.Graph) -> Iterator[tf.Operation]:
             yield from _nodes(graph._get_function(node.get_attr("f").name).graph)
         else:
             yield node
+
+
+def _bodies(graph: tf.Graph) -> Iterator[tf.Graph]:
+    """What the loops of a graph do at each step; loops within loops too."""
+    for node in _nodes(graph):
+        if node.type in ("While", "StatelessWhile"):
+            body = node.graph._get_function(node.get_attr("body").name).graph
+            yield body
+            yield from _bodies(body)

@@ -27,10 +27,10 @@ RANKS = [
     },
     {"backbones"},
     {"classification", "segmentation", "detection", "language"},
-    {"training", "exporting", "predicting", "benchmarking"},
+    {"training", "exporting", "predicting"},
     {"evaluating"},
     {"systems"},
-    {"reporting"},
+    {"reporting", "benchmarking"},
 ]
 RANK_OF = {name: rank for rank, names in enumerate(RANKS) for name in names}
 # Pairs of one rank that may be used across, with the reason.

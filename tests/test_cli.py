@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kcvl import commands, demo, main, settings, training
+from kcvl import benchmarking, commands, demo, main, settings, training
 from kcvl.terminal import Progress, quiet
-from keras_cv_lectures.benchmarking import BenchmarkRow
+from keras_cv_lectures.benchmarking import PATHS, BenchmarkRow, SystemBenchmark
 from keras_cv_lectures.data import open_source, shapes_source
 from keras_cv_lectures.metadata import read_metadata
 from keras_cv_lectures.recipe import TrainingOptions
@@ -336,6 +336,9 @@ TRAIN = ["train", "unet", "--data", "folder:data/images,data/masks", *TINY, "--o
         ),
         (["benchmark", "unet", "--set", "epochs=3"], 2, ["options of the network only"]),
         (["benchmark", "unet", "--repeats", "0"], 2, ["a whole number of at least 1 is expected, not '0'"]),
+        (["benchmark", "unet", "nonet"], 2, ["there is no system 'nonet'"]),
+        (["benchmark", "unet", "all"], 2, ["all stands for every system. Name it alone"]),
+        (["benchmark", "unet", "--paths", "gpu"], 2, ["there is no path 'gpu'. Paths: predict, call, frozen"]),
         (["doctor", "nowhere"], 1, []),
     ],
     ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else None,
@@ -601,23 +604,54 @@ def test_list_shows_every_system():
     assert "31,030,658" in out
 
 
-def test_benchmark_measures_every_form(monkeypatch):
-    made = []
-    monkeypatch.setattr(commands, "export_tflite", lambda model, path, *, precision, **_: made.append(precision))
-    monkeypatch.setattr(commands, "export_saved_model", lambda model, path, **_: made.append("saved"))
+@pytest.fixture
+def benchmarked(monkeypatch):
+    """What `kcvl benchmark` asks for; every path takes 2 ms but the 8-bit one, which is missing."""
+    asked = []
 
-    def fake(forms, picture, *, repeats):
-        assert picture.shape == (16, 24, 3)
-        assert forms["Keras"].exists()
-        row = {"kind": "tflite", "min_ms": 1.0, "size_bytes": 2_000_000}
-        return [BenchmarkRow(name=n, threads=t, median_ms=2.0 / t, **row) for t in (1, 2) for n in forms]
+    def fake(system, *, paths, classes, tell, **options):
+        asked.append({"system": system, "classes": classes, **options})
+        row = {"system": system, "pictures": 1}
+        rows = [
+            BenchmarkRow(**row, path=path, label=PATHS[path], missing="no builtin")
+            if path == "tflite_int8"
+            else BenchmarkRow(**row, path=path, label=PATHS[path], median_ms=2.0, min_ms=1.5, peak_mb=700.4)
+            for path in paths
+        ]
+        facts = {"size": (16, 24), "classes": 2, "config": {}, "parameters": 1234, "gflops": 0.5}
+        return SystemBenchmark(system=system, **facts, matrix_gflops=50.0, matrix_mb=600.0, rows=tuple(rows))
 
-    monkeypatch.setattr(commands, "benchmark", fake)
+    monkeypatch.setattr(benchmarking, "benchmark_system", fake)
+    return asked
+
+
+def test_benchmark_measures_every_path(benchmarked):
     code, out, err = call("benchmark", "unet", "--set", "filters=2", "--set", "depth=1", "--size", "16x24")
     assert code == 0, err
-    assert made == ["saved", "float32", "float16", "int8"]
-    assert re.search(r"^TFLite int8 +2 +1 +1 +\S+ +2$", out, re.M)
-    assert "fastest: Keras with 2 threads; nothing was kept" in out
+    options = {"size": (16, 24), "threads": 2, "batch": 2, "rounds": 7}
+    assert benchmarked == [{"system": "unet", "classes": None, "config": {"filters": 2, "depth": 1}, **options}]
+    assert re.search(r"^compiled call +2 +1.5 +- +- +700 +-$", out, re.M)
+    assert re.search(r"^TFLite int8 .* no builtin$", out, re.M)
+    assert "8 paths measured, 1 missing" in out
+
+
+def test_benchmark_of_all_systems_at_a_scale_writes_files(benchmarked, tmp_path):
+    words = ("--scale", "smoke", "--paths", "frozen", "tflite_int8", "--out", str(tmp_path / "speed"))
+    code, out, err = call("benchmark", "all", *words)
+    assert code == 0, err
+    assert {each["system"]: each["config"] for each in benchmarked} == {n: dict(r.smoke) for n, r in SYSTEMS.items()}
+    stored = json.loads((tmp_path / "speed/benchmark.json").read_text())
+    assert [each["system"] for each in stored["systems"]] == list(SYSTEMS)
+    assert stored["settings"]["scale"] == "smoke"
+    page = (tmp_path / "speed/benchmark.md").read_text()
+    assert page.count("| TFLite int8 |") == len(SYSTEMS)
+    assert (tmp_path / "speed/benchmark.png").read_bytes().startswith(b"\x89PNG")
+    assert f"wrote {tmp_path}/speed/benchmark.json" in out
+
+
+def test_benchmark_where_nothing_could_be_measured_fails(benchmarked):
+    code, out, _ = call("benchmark", "unet", "segnet", "--paths", "tflite_int8")
+    assert (code, "0 paths measured, 2 missing" in out) == (1, True)
 
 
 def test_demo_takes_every_step(place, monkeypatch):

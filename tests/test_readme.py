@@ -33,7 +33,16 @@ def _tool(name: str) -> ModuleType:
 readme_table = _tool("readme_table")
 
 
-@pytest.fixture(params=["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "saved_models/README.md", "docs/own_reader.md"])
+@pytest.fixture(
+    params=[
+        "README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "saved_models/README.md",
+        "docs/distributed.md",
+        "docs/own_reader.md",
+    ]
+)
 def document(request) -> str:
     return request.param
 
@@ -89,6 +98,8 @@ def test_the_checks_find_what_is_wrong(tmp_path, capsys):
     assert "required" in problem_of("kcvl train unet --out c")
     assert "invalid choice" in problem_of("kcvl trian unet")
     assert "no system" in problem_of("kcvl train unett --data a --out c")
+    assert problem_of("kcvl benchmark unet segnet --set filters=8") is None
+    assert "no option `depth`" in problem_of("kcvl benchmark unet segnet --set depth=2")
     assert "no option `epoch`" in problem_of("kcvl train unet --data a --set epoch=3 --out c")
     assert links('[a](b.md#c) ![d](e.png "f") <img src="g.png"> [h](https://i)') == ["b.md#c", "e.png", "g.png"]
     assert anchors("# How to *add* a `system`\n## 1. Now!") == {"how-to-add-a-system", "1-now"}
@@ -151,11 +162,11 @@ def problem_of(line: str) -> str | None:
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             arguments = make_parser().parse_args(shlex.split(line)[1:])
-        system = getattr(arguments, "system", "SYSTEM")
-        if system not in (*kcvl.SYSTEMS, "SYSTEM"):
-            return f"there is no system {system}"
-        if getattr(arguments, "settings", None):
-            parse_settings(kcvl.SYSTEMS[system], arguments.settings)
+        for system in getattr(arguments, "systems", None) or [getattr(arguments, "system", "SYSTEM")]:
+            if system not in (*kcvl.SYSTEMS, "SYSTEM", "all"):
+                return f"there is no system {system}"
+            if getattr(arguments, "settings", None):
+                parse_settings(kcvl.SYSTEMS[system], arguments.settings)
     except SystemExit as stop:
         return said.getvalue() if stop.code else None
     except ValueError as error:

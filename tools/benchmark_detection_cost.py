@@ -14,7 +14,6 @@ import argparse
 import dataclasses
 import io
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,13 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
+from turns import milliseconds, straight_line
 
 OBJECTS, REGIONS = (0, 10, 100, 300), (10, 100, 300, 1000)
 # What stays while something else varies.
 FIXED = {"objects": 10, "proposals": 300, "samples": 128, "positives": 0.25, "detections": 100}
 # As many regions whatever the objects, and none of the objects without a mask in the loss.
 ALL_OBJECTS = {"proposals": 512, "samples": 512, "positives": 0.6}
-WARM = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,7 +129,7 @@ def main() -> None:
             detector = _detector(parts, numbers, masks=sweep.masks)
             make = _training_step if sweep.training else _inference
             cases[sweep.panel, sweep.name, value] = make(detector, numbers, arguments)
-    medians = _medians(cases, arguments.rounds)
+    medians = {key: float(np.median(times)) for key, times in milliseconds(cases, arguments.rounds).items()}
     text = _table(medians, arguments)
     print(text)
     if arguments.out:
@@ -221,26 +220,6 @@ def _training_step(detector, numbers: dict[str, float], arguments) -> Callable[[
     return lambda: step(inputs, targets)[0].numpy()
 
 
-def _medians(cases: dict[tuple, Callable[[], Any]], rounds: int) -> dict[tuple, float]:
-    """Milliseconds of each case, the median of its turns."""
-    times: dict[tuple, list[float]] = {key: [] for key in cases}
-    for number in range(rounds + WARM):
-        for key, call in cases.items():
-            started = time.perf_counter()
-            call()
-            if number >= WARM:
-                times[key].append(1e3 * (time.perf_counter() - started))
-    return {key: float(np.median(values)) for key, values in times.items()}
-
-
-def _line(values: np.ndarray, milliseconds: np.ndarray) -> tuple[float, float, float]:
-    """(ms of none, ms of one more, share of the variance explained) of a straight line."""
-    slope, start = np.polyfit(values, milliseconds, 1)
-    left = milliseconds - (start + slope * values)
-    spread = float(np.sum((milliseconds - milliseconds.mean()) ** 2))
-    return float(start), float(slope), 1 - float(np.sum(left**2)) / spread if spread else 1.0
-
-
 def _curves(medians: dict[tuple, float]) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
     keys = dict.fromkeys(key[:2] for key in medians)
     return {key: tuple(np.array([(k[2], ms) for k, ms in medians.items() if k[:2] == key], float).T) for key in keys}
@@ -254,9 +233,9 @@ def _table(medians: dict[tuple, float], arguments) -> str:
         "| what varies | of | milliseconds | one more | straight line explains |",
         "|---|---|---|---|---|",
     ]
-    for (panel, name), (values, milliseconds) in _curves(medians).items():
-        _, slope, explained = _line(values, milliseconds)
-        shown = ", ".join(f"{value:.0f}: {ms:.1f}" for value, ms in zip(values, milliseconds, strict=True))
+    for (panel, name), (values, times) in _curves(medians).items():
+        _, slope, explained = straight_line(values, times)
+        shown = ", ".join(f"{value:.0f}: {ms:.1f}" for value, ms in zip(values, times, strict=True))
         lines.append(f"| {panel} | {name} | {shown} | {1e3 * slope:.1f} us | {100 * explained:.1f} % |")
     return "\n".join(lines)
 
@@ -280,11 +259,11 @@ def _write(folder: Path, text: str, medians: dict[tuple, float]) -> None:
             for name, color in colors.items():
                 if (panel, name) not in curves:
                     continue
-                values, milliseconds = curves[panel, name]
-                start, slope, _ = _line(values, milliseconds)
+                values, times = curves[panel, name]
+                start, slope, _ = straight_line(values, times)
                 ends = np.array([0, values.max()])
                 axis.plot(ends, start + slope * ends, color=color, alpha=0.4)
-                axis.plot(values, milliseconds, "o", color=color, label=f"{name}: {1e3 * slope:.0f} us each")
+                axis.plot(values, times, "o", color=color, label=f"{name}: {1e3 * slope:.0f} us each")
             axis.set(title=panel, xlabel="how many", ylabel="ms", ylim=(0, 1.3 * axis.get_ylim()[1]))
             axis.grid(alpha=0.3)
             axis.legend(frameon=False, loc="upper left")

@@ -88,26 +88,20 @@ def _compare(case: str, step: str, arguments) -> list[dict[str, Any]]:
                 commands[key] += [f"--step={step}", f"--precision={precision}", f"--batch={arguments.batch}"]
                 commands[key] += [f"--size={height}x{width}", f"--calls={arguments.calls}"]
                 commands[key] += [f"--threads={arguments.threads}"]
-        times = take_turns(commands, arguments.rounds, arguments.threads)
+        found = take_turns(commands, arguments.rounds, arguments.threads)
         rows = []
         for name in arguments.only:
             for precision in arguments.precision:
                 key = f"{name}_{precision}"
                 row = {"case": case, "step": step, "contender": name, "precision": precision}
                 row |= {"batch": arguments.batch, "size": [height, width]}
-                if key in times:
+                if key in found and not found[key].missing:
                     row |= json.loads(about[key].read_text(encoding="utf-8"))
-                    row["seconds"] = [seconds / arguments.calls for seconds in times[key]]
+                    row["seconds"] = [seconds / arguments.calls for seconds in found[key].seconds]
                 else:
-                    row["missing"] = _reason(about[key]) if key in commands else "has no such network"
+                    row["missing"] = found[key].missing if key in found else "has no such network"
                 rows.append(row)
     return rows
-
-
-def _reason(about: Path) -> str:
-    """Why a contender is missing."""
-    found = json.loads(about.read_text(encoding="utf-8")) if about.exists() else {}
-    return found.get("error", "did not start")
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
@@ -132,14 +126,7 @@ def _size(case: str, arguments) -> tuple[int, int]:
 
 
 def _contender(arguments) -> Callable[[], object]:
-    try:
-        run = _jax(arguments) if arguments.worker == "jax" else _torch(arguments)
-        run()
-    except Exception as error:
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
-        arguments.about.write_text(json.dumps({"error": reason[:200]}), encoding="utf-8")
-        raise
-    return run
+    return _jax(arguments) if arguments.worker == "jax" else _torch(arguments)
 
 
 def _jax(arguments) -> Callable[[], object]:

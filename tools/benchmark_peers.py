@@ -2,12 +2,13 @@
 
     python tools/benchmark_peers.py [CASE ...] [--torch-python PYTHON] [--rounds 7] [--threads 2] [--only NAME ...]
     python tools/benchmark_peers.py fcn_resnet50 --train --torch-python PYTHON
+    python tools/benchmark_peers.py unet segnet --torch-python PYTHON --json peers.json --plot peers.png
 
 PYTHON is the interpreter of an environment with PyTorch, torchvision and segmentation_models_pytorch. Contenders take
-turns (see `turns.py`); those that cannot be started are reported as missing. All networks of a case have the same
-layers and random weights. Ours take uint8 pictures and give logits, probabilities and class
-map (names in `_logits`: logits alone), the others take normalised floats and give logits. --train times a training
-step at 256x256 in batches of 4 (SGD).
+turns (see `turns.py`); those that cannot be started are reported as missing with the reason, in the table, in the file
+of --json and in the chart of --plot alike. All networks of a case have the same layers and random weights. Ours take
+uint8 pictures and give logits, probabilities and class map (names in `_logits`: logits alone), the others take
+normalised floats and give logits. --train times a training step at 256x256 in batches of 4 (SGD).
 
 Detectors of random weights find nothing: their box deltas are zero here, and the score threshold is set so that about
 400 boxes pass it, of which 100 come out, on both sides. Their training step has two pictures of 320x320 with five
@@ -18,13 +19,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from turns import answer, take_turns
+from turns import Turns, answer, take_turns
 
 OURS = (
     "keras",
@@ -76,17 +78,11 @@ def _our_detector(name: str, **options):
         make = getattr(kcvl, f"build_{name}")
         if train:
             return make(shape, classes, **{"min_size": shape[0], "max_size": shape[0], **options, **more})
-        picture = np.random.default_rng(0).integers(0, 256, (1, *shape), np.uint8)
+        from keras_cv_lectures.benchmarking.busy import busy_detector
+
+        picture = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         settings = {"frozen_normalization": True, **options, **more}
-        all_boxes = make(shape, classes, box_score=0.0, max_detections=_PASSING, **settings)
-        for head in (all_boxes.graph.rpn, all_boxes.graph.box):
-            for variable in head.weights:
-                if "bbox_pred" in variable.path:
-                    variable.assign(np.zeros(variable.shape))
-        lowest = float(all_boxes.predict_on_batch(picture)["scores"][0, -1])
-        model = make(shape, classes, box_score=lowest, **settings)
-        model.set_weights(all_boxes.get_weights())
-        return model
+        return busy_detector(lambda **score: make(shape, classes, **settings, **score), picture, passing=_PASSING)
 
     return build
 
@@ -169,6 +165,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", nargs="*", help="names of contenders")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="file for the results")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="PNG file for a chart of the results")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--export", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -181,21 +179,56 @@ def main() -> None:
     if arguments.worker:
         answer(lambda: _contender(arguments))
         return
-    for case in arguments.cases or ["unet"]:
-        _compare(case, arguments)
+    found = {case: _compare(case, arguments) for case in arguments.cases or ["unet"]}
+    if arguments.json:
+        _write_json(arguments.json, found, arguments)
+    if arguments.plot:
+        _write_plot(arguments.plot, found, arguments)
 
 
-def _compare(case: str, arguments) -> None:
+def _compare(case: str, arguments) -> dict[str, Turns]:
     names = TRAINING if arguments.train else (*OURS, *(KERAS_PEERS if case == "unet" else ()), *TORCH)
     print(f"{case}{', training step' if arguments.train else ''}")
-    commands = {}
+    commands, absent = {}, {}
     for name in names:
         python = arguments.torch_python if name.startswith("torch") else sys.executable
-        if python is None or (arguments.only and name not in arguments.only):
+        if arguments.only and name not in arguments.only:
+            continue
+        if python is None:
+            absent[name] = Turns(missing="no --torch-python was given")
+            print(f"  {name:24s} missing: {absent[name].missing}", flush=True)
             continue
         commands[name] = [python, "-W", "ignore", __file__, case, "--worker", name, f"--threads={arguments.threads}"]
         commands[name] += ["--train"] if arguments.train else []
-    take_turns(commands, arguments.rounds, arguments.threads)
+    return {**take_turns(commands, arguments.rounds, arguments.threads), **absent}
+
+
+def _write_json(path: Path, found: dict[str, dict[str, Turns]], arguments) -> None:
+    """Seconds of every call and peak memory of every contender, and why some are missing."""
+    from keras_cv_lectures.files import write_json
+
+    rows = [
+        {"case": case, "contender": name, **dataclasses.asdict(turns)}
+        for case, contenders in found.items()
+        for name, turns in contenders.items()
+    ]
+    settings = {"train": arguments.train, "rounds": arguments.rounds, "threads": arguments.threads}
+    write_json(path, {"cores": os.cpu_count(), "settings": settings, "rows": rows})
+
+
+def _write_plot(path: Path, found: dict[str, dict[str, Turns]], arguments) -> None:
+    from keras_cv_lectures.files import atomic_path
+    from keras_cv_lectures.visualize import Bar, bars
+
+    def bar(name: str, turns: Turns) -> Bar:
+        if turns.missing:
+            return Bar(name, None, "missing")
+        return Bar(name, 1000 * turns.median, f"{1000 * turns.median:.3g} ms, {turns.megabytes:.0f} MB")
+
+    title = ", training step" if arguments.train else ""
+    panels = {case + title: [bar(*item) for item in contenders.items()] for case, contenders in found.items()}
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(bars(panels, unit="ms"))
 
 
 def _contender(arguments) -> Callable[[], object]:

@@ -1,75 +1,73 @@
-"""Contenders that take turns: each is a process of its own that answers "run" with the seconds of one call.
+"""Contenders that take turns, as `keras_cv_lectures.benchmarking.turns` has them, with what the tools print about them.
 
-Only one computes at a time and all see the same state of the machine, so ratios of their medians can be trusted where
-single times cannot.
+That file is loaded by its path: the environment of PyTorch, which contenders may live in, has none of the package's
+libraries.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import resource
-import statistics
-import subprocess
+import importlib.util
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+_FILE = Path(__file__).resolve().parent.parent / "keras_cv_lectures" / "benchmarking" / "turns.py"
+_spec = importlib.util.spec_from_file_location("package_turns", _FILE)
+_turns = importlib.util.module_from_spec(_spec)
+sys.modules[_spec.name] = _turns  # Its data class looks its own module up.
+_spec.loader.exec_module(_turns)
+
+Turns, answer = _turns.Turns, _turns.answer
 
 
-def take_turns(commands: Mapping[str, Sequence[str]], rounds: int, threads: int) -> dict[str, list[float]]:
-    """Starts a process for each command, has them run in turn, prints medians and ratios; seconds of each call.
+def take_turns(commands: Mapping[str, Sequence[str]], rounds: int, threads: int) -> dict[str, Turns]:
+    """Starts a process for each command, has them run in turn, prints medians, ratios and who is missing.
 
-    Memory is the most that the whole process ever held: libraries, building or loading the model, and the calls.
-    A contender that does not start is said to be missing.
+    Returns:
+        What was found of each contender, the missing ones included.
     """
-    workers, times = {}, {}
-    for name, command in commands.items():
-        worker = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "OMP_NUM_THREADS": str(threads)},
-        )
-        if worker.stdout.readline().strip() != "ready":
-            print(f"  {name:24s} missing")
-            continue
-        workers[name], times[name] = worker, []
-    for _ in range(rounds):
-        for name, worker in workers.items():
-            worker.stdin.write("run\n")
-            worker.stdin.flush()
-            times[name].append(json.loads(worker.stdout.readline()))
-    memory = {}
-    for name, worker in workers.items():
-        worker.stdin.close()
-        memory[name] = json.loads(worker.stdout.readline())
-        worker.wait()
-    best = min(statistics.median(t) for t in times.values()) if times else 0
-    for name, values in sorted(times.items(), key=lambda item: statistics.median(item[1])):
-        median = statistics.median(values)
+
+    def tell(name: str, turns: Turns | None) -> None:
+        if turns is not None:
+            print(f"  {name:24s} missing: {turns.missing}", flush=True)
+
+    found = _turns.take_turns(commands, rounds, threads, tell=tell)
+    measured = {name: turns for name, turns in found.items() if not turns.missing}
+    best = min((turns.median for turns in measured.values()), default=0.0)
+    for name, turns in sorted(measured.items(), key=lambda item: item[1].median):
         print(
-            f"  {name:24s} median {median:.4f} s  min {min(values):.4f} s  {median / best:5.2f}x of the fastest"
-            f"  peak memory {memory[name]:5.0f} MB",
+            f"  {name:24s} median {turns.median:.4f} s  min {min(turns.seconds):.4f} s"
+            f"  {turns.median / best:5.2f}x of the fastest  peak memory {turns.megabytes:5.0f} MB",
             flush=True,
         )
+    return found
+
+
+def milliseconds(calls: Mapping[Hashable, Callable[[], Any]], rounds: int, warm: int = 2) -> dict[Any, list[float]]:
+    """Milliseconds of functions of one process that take turns: of each, one number a round.
+
+    Args:
+        calls: key -> what is timed.
+        warm: rounds before, which are not timed.
+    """
+    times: dict[Any, list[float]] = {key: [] for key in calls}
+    for number in range(rounds + warm):
+        for key, call in calls.items():
+            started = time.perf_counter()
+            call()
+            if number >= warm:
+                times[key].append(1e3 * (time.perf_counter() - started))
     return times
 
 
-def answer(make: Callable[[], Callable[[], object]]) -> None:
-    """What a contender does: makes its function, runs it three times, then once for each line that comes in."""
-    # Libraries print to standard output; only the protocol may.
-    protocol = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-    run = make()
-    for _ in range(3):
-        run()
-    protocol.write("ready\n")
-    for _ in sys.stdin:
-        started = time.perf_counter()
-        run()
-        protocol.write(json.dumps(time.perf_counter() - started) + "\n")
-    # Kilobytes on Linux, bytes on macOS.
-    unit = 1e6 if sys.platform == "darwin" else 1e3
-    protocol.write(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit) + "\n")
+def straight_line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float]:
+    """(y of 0, what one more x adds to y, share of the variance explained) of a straight line through points."""
+    import numpy as np  # PyTorch's environment need not have it.
+
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    slope, start = np.polyfit(x, y, 1)
+    left = y - (start + slope * x)
+    spread = float(np.sum((y - y.mean()) ** 2))
+    return float(start), float(slope), 1 - float(np.sum(left**2)) / spread if spread else 1.0

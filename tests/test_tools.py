@@ -1,0 +1,91 @@
+"""Benchmark programs: what they do with measurements. What they measure is run by hand."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOOLS = Path(__file__).resolve().parent.parent / "tools"
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOLS))
+    return importlib.import_module
+
+
+def test_functions_take_turns_in_one_process(tool):
+    order = []
+    times = tool("turns").milliseconds({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 3, warm=1)
+    assert order == ["a", "b"] * 4
+    assert [len(values) for values in times.values()] == [3, 3]
+
+
+def test_a_straight_line_tells_what_one_more_costs(tool):
+    start, slope, explained = tool("turns").straight_line([1, 2, 4], [12.0, 14.0, 18.0])
+    assert (start, slope, explained) == pytest.approx((10, 2, 1))
+    # Around the mean 2 of y = 1, 3, 2 a line of slope 1/2 explains (1 + 0 + 1) / 4 = 1/2 of 2: a quarter.
+    assert tool("turns").straight_line([0, 1, 2], [1.0, 3.0, 2.0]) == pytest.approx((1.5, 0.5, 0.25))
+
+
+def test_the_turns_of_the_tools_need_no_library():
+    """PyTorch's environment has none of ours."""
+    code = f"import sys; sys.path.insert(0, {str(TOOLS)!r}); import turns; print('keras' in sys.modules)"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_peers_that_are_missing_are_in_the_file_and_in_the_chart(tool, tmp_path, monkeypatch, capsys):
+    peers = tool("benchmark_peers")
+    ours = peers.Turns(seconds=(0.25, 0.75, 0.5), megabytes=900.0)
+    monkeypatch.setattr(peers, "take_turns", lambda commands, *_: dict.fromkeys(commands, ours))
+    files = ["--json", str(tmp_path / "peers.json"), "--plot", str(tmp_path / "peers.png")]
+    monkeypatch.setattr(sys, "argv", ["peers", "unet", "--only", "frozen", "torch_bfloat16", *files])
+    peers.main()
+    rows = json.loads((tmp_path / "peers.json").read_text())["rows"]
+    assert {row["contender"]: row["missing"] for row in rows} == {
+        "frozen": None,
+        "torch_bfloat16": "no --torch-python was given",
+    }
+    assert rows[0]["seconds"] == [0.25, 0.75, 0.5]
+    assert "torch_bfloat16           missing: no --torch-python was given" in capsys.readouterr().out
+    assert (tmp_path / "peers.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_scaling_point_is_measured_once_and_drawn_in_every_curve_that_passes_it(tool, tmp_path):
+    scaling = tool("benchmark_scaling")
+    arguments = argparse.Namespace(tiny=False, rounds=3, threads=1)
+    sweeps = {name: scaling.SWEEPS[name] for name in ("size", "batch")}
+    settings = {
+        scaling._setting(sweep, system, kind, value, arguments)
+        for sweep in sweeps.values()
+        for system in sweep.systems
+        for kind in (scaling.INFERENCE, scaling.TRAINING)
+        for value in sweep.values
+    }
+    # Four sizes and four batches have one setting in common, for each system and kind.
+    assert len(settings) == 2 * 2 * (4 + 4 - 1)
+    # Cost 5 ms and 2 ms for every thousand pixels of the batch.
+    points = {s: {"ms": [5 + 2 * s.batch * s.size**2 / 1000] * 3, "megabytes": 7.0 * s.batch} for s in settings}
+    curves = scaling._curves(sweeps, points, arguments)
+    assert len(curves) == 2 * 3 * 2
+    by_size = next(c for c in curves if c["sweep"] == "size" and c["quantity"] == "ms")
+    assert (by_size["start"], by_size["slope"], by_size["explained"]) == pytest.approx((5, 4, 1))  # two pictures
+    by_batch = next(c for c in curves if c["sweep"] == "batch" and c["quantity"] == "megabytes")
+    assert (by_batch["values"], by_batch["slope"]) == ([1, 2, 4, 8], pytest.approx(7))
+    strategies = [
+        {"strategy": "one", "batch": 4, "seconds": (0.1, 0.3, 0.2), "megabytes": 1.0, "missing": None},
+        {"strategy": "mirrored", "batch": 4, "seconds": (), "megabytes": None, "missing": "no devices"},
+    ]
+    scaling._write(tmp_path, points, curves, strategies, arguments)
+    stored = json.loads((tmp_path / "scaling.json").read_text())
+    assert len(stored["points"]) == len(settings)
+    assert stored["strategies"][1]["missing"] == "no devices"
+    assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
+    assert sum("unet" in line for line in scaling._table(curves)) == 6

@@ -168,9 +168,9 @@ def _map_of_colors(colors: set[Color], masks: Sequence[Path]) -> LabelMap:
         return replace(VOC_LABELS, note=f"Mask colours were taken as the 21 Pascal VOC classes. {override}")
     if len(colors) > 64:
         raise DataError(
-            f"the masks hold {len(colors)} different colours (such as in {masks[0]}): they look like pictures, not like "
-            "masks. Check that IMAGES,MASKS are in this order and that masks are PNG, not JPEG; if all colours are "
-            "labels, name them in a file labels=FILE (lines `RED GREEN BLUE NAME`)."
+            f"the masks hold {len(colors)} different colours (such as in {masks[0]}): they look like pictures, not "
+            "like masks. Check that IMAGES,MASKS are in this order and that masks are PNG, not JPEG; if all colours "
+            "are labels, name them in a file labels=FILE (lines `RED GREEN BLUE NAME`)."
         )
     _refuse_lossy(masks)
     ordered = tuple(sorted(colors))

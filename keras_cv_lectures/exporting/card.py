@@ -123,9 +123,7 @@ def _program(name: str, batch_shape: tuple[int, ...], output: str, *, tflite: bo
         ]
     else:  # No picture file that Pillow reads has so many channels.
         picture = [f'image = np.load("PICTURE.npy").astype(np.uint8).{shape}  # 0..255']
-    return _PROGRAM.format(
-        imports="\n".join(imports), load=load, picture="\n".join(picture), call=call, output=output
-    )
+    return _PROGRAM.format(imports="\n".join(imports), load=load, picture="\n".join(picture), call=call, output=output)
 
 
 def write_card(card: dict[str, Any], json_path: Path, markdown_path: Path) -> None:

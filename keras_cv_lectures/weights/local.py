@@ -67,8 +67,8 @@ def load_weights(
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".: ")
             raise ModelError(
                 f"`weights` file {path} does not fit the model {model.name!r}: {reason}. "
-                "A `.weights.h5` file fits the very same network only, its number of classes included; of a model saved "
-                "by model.save('NAME.keras') the layers that fit are taken."
+                "A `.weights.h5` file fits the very same network only, its number of classes included; of a model "
+                "saved by model.save('NAME.keras') the layers that fit are taken."
             ) from error
         return
     if path.suffix != ".keras":

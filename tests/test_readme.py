@@ -33,7 +33,7 @@ def _tool(name: str) -> ModuleType:
 readme_table = _tool("readme_table")
 
 
-@pytest.fixture(params=["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "saved_models/README.md"])
+@pytest.fixture(params=["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/faq.md", "saved_models/README.md"])
 def document(request) -> str:
     return request.param
 

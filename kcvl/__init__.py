@@ -69,3 +69,5 @@ def _import_tensorflow() -> None:
         import tensorflow as tf
 
         tf.config.list_physical_devices()  # Looks for GPUs, and complains where there are none.
+        # Its warnings are advice to who writes the program, such as on pictures of many sizes.
+        tf.get_logger().setLevel("ERROR")

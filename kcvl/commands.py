@@ -17,7 +17,7 @@ from kcvl.benchmarking import run_benchmark
 from kcvl.demo import run_demo
 from kcvl.parser import UsageError
 from kcvl.scoring import run_evaluate
-from kcvl.settings import find_recipe, size_of
+from kcvl.settings import find_recipe, output_folder, size_of
 from kcvl.terminal import Progress, next_steps, quiet, quoted, say, warn, wrote
 from kcvl.text import count_text, export_table, headline, table
 from kcvl.training import open_training_data, run_train
@@ -75,7 +75,7 @@ def _list(arguments) -> int:
 
 def _demo(arguments) -> int:
     recipe = find_recipe(arguments.system)
-    out = _folder(arguments.out or f"saved_models/{recipe.name}/demo-{time.strftime('%Y%m%d-%H%M%S')}")
+    out = output_folder(arguments.out or f"saved_models/{recipe.name}/demo-{time.strftime('%Y%m%d-%H%M%S')}")
     with quiet():
         run_demo(recipe, out, say=say, progress=Progress)
     next_steps(f"open {quoted(out / REPORT)}", f"{quoted('kcvl', 'predict', out)} YOUR_PICTURE.jpg --out predictions")
@@ -107,11 +107,11 @@ def _detector_for(spec: str) -> str:
 
 
 def _evaluate(arguments) -> int:
-    return run_evaluate(arguments, _folder(arguments.out) if arguments.out else None)
+    return run_evaluate(arguments, output_folder(arguments.out) if arguments.out else None)
 
 
 def _predict(arguments) -> int:
-    out = _folder(arguments.out)
+    out = output_folder(arguments.out)
     pictures, failed = _pictures_at(arguments.paths, out)
     written: list[Path] = []
     tally = _Tally(arguments.score)
@@ -225,7 +225,7 @@ def output_names(pictures: Iterable[Path]) -> dict[Path, str]:
 
 
 def _export(arguments) -> int:
-    out, path = _folder(arguments.out), Path(arguments.model)
+    out, path = output_folder(arguments.out), Path(arguments.model)
     size = size_of(arguments.size) if arguments.size else None
     if arguments.format == "saved_model" and arguments.precision != "float32":
         raise UsageError(f"a SavedModel is float32; --precision {arguments.precision} needs --format tflite.")
@@ -256,13 +256,6 @@ def _export(arguments) -> int:
     page = card.with_name("MODEL_CARD.md") if arguments.format == "saved_model" else card.with_suffix(".md")
     next_steps(f"{quoted('kcvl', 'predict', row['file'])} PICTURE --out predictions", f"read {quoted(page)}")
     return 0
-
-
-def _folder(name: str) -> Path:
-    path = Path(name)
-    if path.exists() and not path.is_dir():
-        raise UsageError(f"--out {path} is a file. Name a folder.")
-    return path
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {

@@ -286,8 +286,28 @@ def make_parser() -> argparse.ArgumentParser:
 class _Parser(argparse.ArgumentParser):
     """A wrong command ends with the way to help, on one line, not with a page of usage."""
 
+    def parse_args(self, args=None, namespace=None):
+        arguments, rest = self.parse_known_args(args, namespace)
+        if rest:
+            command = arguments.command
+            message = f"{self.prog} {command}: {' '.join(rest)} is not understood. {_hint(command, rest)}"
+            self.exit(2, f"{message}See `{self.prog} {command} --help`.\n")
+        return arguments
+
     def error(self, message: str):
         self.exit(2, f"{self.prog}: {message}. See `{self.prog} --help`.\n")
+
+
+def _hint(command: str, rest: list[str]) -> str:
+    """What a person who wrote the words `rest` too many may have meant."""
+    first = rest[0]
+    if not first.startswith("-"):
+        return "Join or quote what belongs together: no blank after a comma or around =, 'folder:my photos,masks'. "
+    if command not in ("train", "benchmark"):
+        return ""
+    name, _, value = first.lstrip("-").replace("-", "_").partition("=")
+    value = value or (rest[1] if len(rest) > 1 and not rest[1].startswith("-") else "VALUE")
+    return f"Options of networks and training are given with --set: --set {name}={value}. "
 
 
 def _add(commands, name: str, summary: str, examples: str = "") -> argparse.ArgumentParser:

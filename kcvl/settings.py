@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import dataclasses
 import functools
+import os
 import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from kcvl.parser import UsageError
@@ -86,6 +88,22 @@ def own_words(error: ValueError) -> str | None:
         place = place.tb_next
     module = place.tb_frame.f_globals.get("__name__", "") if place is not None else ""
     return text if module.startswith("keras_cv_lectures.") else None
+
+
+def output_folder(name: str) -> Path:
+    """`--out DIR`, which need not exist yet.
+
+    Raises:
+        UsageError: it is a file.
+        DataError: it, or the folder that it would be made in, cannot be written to; said before hours of work.
+    """
+    path = Path(name)
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"--out {path} is a file. Name a folder.")
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not os.access(there, os.W_OK):
+        raise DataError(f"--out {path}: {there} cannot be written to. Change its permissions, or choose another --out.")
+    return path
 
 
 def size_of(text: str) -> tuple[int, int]:

@@ -8,7 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Any
 
 _EVERY_SECONDS = 30.0  # Between lines of progress in a log file.
 _REDRAW_SECONDS = 0.1
@@ -87,7 +87,7 @@ def quiet() -> Iterator[None]:
     if _is_standard_error(python):
         python.flush()
         own = open(os.dup(kept), "w", buffering=1, encoding=python.encoding, errors="backslashreplace")  # noqa: SIM115
-        sys.stderr = own
+        sys.stderr = stand_in = _Stream(own)
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 2)
     try:
@@ -97,8 +97,18 @@ def quiet() -> Iterator[None]:
         os.close(kept)
         os.close(nothing)
         if own is not None:
-            sys.stderr = python
+            sys.stderr = stand_in.behind = python
             own.close()
+
+
+class _Stream:
+    """Standard error for whoever keeps it: TensorFlow's log does, and would write to a closed file afterwards."""
+
+    def __init__(self, behind: IO[str]):
+        self.behind = behind
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.behind, name)
 
 
 def _is_standard_error(stream: IO[str] | None) -> bool:

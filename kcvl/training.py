@@ -15,7 +15,7 @@ import numpy as np
 
 from kcvl.parser import UsageError
 from kcvl.scoring import check_data_fits, check_source_fits
-from kcvl.settings import find_recipe, own_words, parse_settings
+from kcvl.settings import find_recipe, output_folder, own_words, parse_settings
 from kcvl.terminal import Progress, next_steps, quoted, say, wrote
 from kcvl.text import count_text, scores_table
 from keras_cv_lectures.data import Source, has_splits, open_source
@@ -46,9 +46,7 @@ _ORIENTATION, _FIRST_TURNED = 0x0112, 5  # EXIF tag; from this value on height a
 def run_train(arguments: argparse.Namespace) -> int:
     """Trains, evaluates, writes the report. Returns the exit code."""
     stages = _stages(arguments)
-    recipe, out = next(iter(stages.values())), Path(arguments.out)
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file. Name a folder.")
+    recipe, out = next(iter(stages.values())), output_folder(arguments.out)
     folders = [out / name for name in stages] if arguments.staged else [out]
     for folder in [] if arguments.resume else {out, *folders}:
         if (folder / STATE).exists():

@@ -50,7 +50,8 @@ def run_vocab(arguments: argparse.Namespace) -> int:
     )
     vocabulary.save(out)
     wrote(out)
-    next_steps(quoted("kcvl", "train", "show_attend_tell", "--data", arguments.data, "--out", "runs/mine"))
+    given = ("--data", arguments.data, "--set", f"vocabulary={out}")
+    next_steps(quoted("kcvl", "train", "show_attend_tell", *given, "--out", "runs/mine"))
     return 0
 
 

@@ -226,6 +226,11 @@ def split_settings(recipe: Recipe, settings: Mapping[str, Any], augmentation_fie
                 chosen[key] = value
                 break
         else:
+            if key in ("num_classes", "classes"):
+                raise ValueError(
+                    f"`{key}` is no option: there are as many classes as the data have. Segmentations: a file "
+                    "labels=FILE names them, detectors: the annotations, captioners: the vocabulary."
+                )
             known = [*builder, *options, *augmentation_fields]
             close = difflib.get_close_matches(key, known, 3)
             raise ValueError(

@@ -274,7 +274,7 @@ def test_program_brings_boxes_back_to_the_picture(exported, tmp_path, size):
     picture.save(tmp_path / "picture.png")
     printed = _run(tmp_path, exported.path.parent / "m_run.py").splitlines()
 
-    small = picture.resize((32, 20) if size == (50, 80) else (20, 32))
+    small = picture.resize((32, 20) if size == (50, 80) else (20, 32), Image.Resampling.BILINEAR)
     canvas = np.full((32, 32, 3), (124, 116, 104), np.uint8)
     canvas[: small.height, : small.width] = np.asarray(small)
     found = load_runner(exported.path)(canvas[None])

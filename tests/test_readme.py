@@ -40,6 +40,7 @@ readme_table = _tool("readme_table")
         "CHANGELOG.md",
         "saved_models/README.md",
         "docs/distributed.md",
+        "docs/faq.md",
         "docs/own_reader.md",
     ]
 )

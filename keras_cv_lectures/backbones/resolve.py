@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import math
 from collections.abc import Callable
 
 import keras
@@ -64,9 +65,28 @@ def resolve_backbone(
     if missing:
         raise ValueError(
             '`backbone` must be a functional keras.Model whose output is a dict {"c1": ..., "c5": ...} '
-            f"with stage k at stride 2**k. Missing: {missing}."
+            f"with stage k at stride 2**k. Missing: {missing}. Of a model with layers at these strides make one by "
+            'keras.Model(base.input, {"c1": base.get_layer(NAME).output, ...}).'
+        )
+    strides = _strides(backbone)
+    if strides not in [[min(2**k, most) for k in range(1, 6)] for most in (8, 16, 32)]:
+        raise ValueError(
+            "stages c1 to c5 of `backbone` must have the strides 2, 4, 8, 16 and 32, or fewer at the end after "
+            f"backbones.dilate. Received: a model with the strides {strides}."
         )
     return backbone, "none"
+
+
+def _strides(backbone: keras.Model) -> list[int]:
+    """Of c1 to c5, to the nearest power of two: without padding a stage is a little smaller than its stride says."""
+    outputs, shape = backbone.output, backbone.input.shape
+    height = shape[1]
+    if height is None:
+        height = 512
+        shapes = backbone.compute_output_shape((1, height, height, shape[-1]))
+    else:
+        shapes = {name: output.shape for name, output in outputs.items()}
+    return [2 ** round(math.log2(height / shapes[f"c{k}"][1])) for k in range(1, 6)]
 
 
 def _hint(name: str) -> str:

@@ -164,6 +164,7 @@ def _pictures(entries: list, json_file: Path, images: Path, problems: list[str])
     """Picture id -> picture, in the order of the file."""
     found: dict[Any, _Picture] = {}
     names: dict[str, Any] = {}
+    missing: list[Path] = []
     for number, entry in enumerate(entries):
         key = entry.get("id") if isinstance(entry, dict) else None
         where = f"{json_file}: picture {number + 1 if key is None else key}"
@@ -183,11 +184,19 @@ def _pictures(entries: list, json_file: Path, images: Path, problems: list[str])
             problems.append(f"{where} is the file of picture {names[name]}, {file}. Unite the two.")
             continue
         if not file.is_file():
-            problems.append(f"{file} is missing, though {json_file} names it. Add the file or remove the picture.")
+            missing.append(file)
         size = tuple(entry.get(side) for side in ("height", "width"))
         names[name] = key
         known = all(_is_number(side) and side > 0 for side in size)
         found[key] = _Picture(name=name, file=file, size=size if known else None, annotations=[])
+    if len(missing) == len(found) > 1:
+        raise DataError(
+            f"none of the {len(missing)} pictures that {json_file} names is in {images}; the first would be "
+            f"{missing[0]}. Give the folder that holds them: coco:JSON,IMAGES."
+        )
+    problems += [
+        f"{file} is missing, though {json_file} names it. Add the file or remove the picture." for file in missing
+    ]
     return found
 
 

@@ -137,6 +137,7 @@ def examine(
     """
     total, done = sum(len(source) for source in sources), 0
     problems, warnings, splits = list(problems), list(warnings), []
+    missing = {problem.partition(" is missing, though")[0] for problem in problems}
     seen: dict[bytes, list[tuple[str, str]]] = defaultdict(list)
     for source in sources:
         survey = Survey(source)
@@ -144,7 +145,8 @@ def examine(
             try:
                 example, left_out = source.inspect(index) if source.inspect else (source.read(index), ())
             except DataError as error:
-                problems += str(error).split("\n") if source.files else [str(error)]
+                lines = str(error).split("\n") if source.files else [str(error)]
+                problems += [line for line in lines if line.partition(" does not exist")[0] not in missing]
             else:
                 survey.add(example, source.ids[index], left_out)
                 seen[_fingerprint(source, index, example)].append((source.name, _file_name(source, index)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from keras_cv_lectures.data.labels import (
 from keras_cv_lectures.errors import DataError
 
 BINARY_CLASSES = ("background", "foreground")
+_LOSSY = (".jpg", ".jpeg")
 
 
 def mask_values(path: str | Path) -> np.ndarray:
@@ -76,7 +77,15 @@ def label_map_of_values(found: Mapping[Path, np.ndarray], *, classes: Sequence[s
     if not found:
         raise DataError("there is no mask to take labels from. Check the mask folder.")
     if classes is not None and tuple(classes) != BINARY_CLASSES:
-        return _guess_behind(tuple(classes))
+        guess = _guess_behind(tuple(classes))
+        held = {value for values in found.values() if values.ndim == 1 for value in values.tolist()}
+        if held == {0, IGNORE} and all(values.ndim == 1 for values in found.values()) and IGNORE in guess.ignore:
+            note = (
+                f"these masks hold 0 and 255 alone, and 255 is left out, because the classes are {guess.classes[0]} to "
+                f"{guess.classes[-1]}. If it is a class, say which in a file labels=FILE (lines `VALUE NAME`)."
+            )
+            return replace(guess, note=note)
+        return guess
     guess = _guess(found)
     if classes is not None and guess.classes != tuple(classes):
         raise DataError(
@@ -113,7 +122,7 @@ def _guess(found: Mapping[Path, np.ndarray]) -> LabelMap:
         raise DataError(f"{colored[0]} is a coloured mask but {grey[0]} is a grey one. Save all masks in one way.")
     colors = {tuple(color) for path in colored for color in found[path].tolist()}
     colors |= {(0, 0, 0)} if len(colored) < len(found) else set()
-    return _map_of_colors(colors, colored[0])
+    return _map_of_colors(colors, colored)
 
 
 def _map_of_integers(found: Mapping[Path, set[int]]) -> LabelMap:
@@ -146,6 +155,7 @@ def _map_of_integers(found: Mapping[Path, set[int]]) -> LabelMap:
             f"the masks hold the values {listed_values(values)} (such as in {example}), which are not class ids 0, 1, "
             "2, ... Name them in a file labels=FILE: `VALUE NAME` for each, `ignore VALUE` for those to leave out."
         )
+    _refuse_lossy(found)
     count = max(labels) + 1
     ignored = " and 255 as ignore" if IGNORE in values else ""
     return LabelMap(
@@ -156,16 +166,17 @@ def _map_of_integers(found: Mapping[Path, set[int]]) -> LabelMap:
     )
 
 
-def _map_of_colors(colors: set[Color], example: Path) -> LabelMap:
+def _map_of_colors(colors: set[Color], masks: Sequence[Path]) -> LabelMap:
     override = "Override it with labels=FILE (lines `RED GREEN BLUE NAME`)."
     if colors <= {*VOC_COLORS, VOC_VOID_COLOR}:
         return replace(VOC_LABELS, note=f"Mask colours were taken as the 21 Pascal VOC classes. {override}")
     if len(colors) > 64:
         raise DataError(
-            f"the masks hold {len(colors)} different colours (such as in {example}): they look like pictures, not like "
-            "masks. Check that IMAGES,MASKS are in this order and that masks are PNG, not JPEG; if all colours are "
-            "labels, name them in a file labels=FILE (lines `RED GREEN BLUE NAME`)."
+            f"the masks hold {len(colors)} different colours (such as in {masks[0]}): they look like pictures, not "
+            "like masks. Check that IMAGES,MASKS are in this order and that masks are PNG, not JPEG; if all colours "
+            "are labels, name them in a file labels=FILE (lines `RED GREEN BLUE NAME`)."
         )
+    _refuse_lossy(masks)
     ordered = tuple(sorted(colors))
     names = tuple(f"#{r:02x}{g:02x}{b:02x}" for r, g, b in ordered)
     return LabelMap(
@@ -175,6 +186,17 @@ def _map_of_colors(colors: set[Color], example: Path) -> LabelMap:
         ignore=frozenset(),
         note=f"Each of the {len(names)} mask colours was taken as a class, in the order {', '.join(names)}. {override}",
     )
+
+
+def _refuse_lossy(masks: Iterable[Path]) -> None:
+    """JPEG blurs the values at edges into their neighbours, which then look like a few rare classes."""
+    lossy = [path for path in masks if path.suffix.lower() in _LOSSY]
+    if lossy:
+        raise DataError(
+            f"masks are stored as JPEG (such as {lossy[0]}), which changes values where classes meet, so that they "
+            "cannot be told from further classes. Save the masks as PNG from where they were drawn; if these values "
+            "are right, name them in a file labels=FILE."
+        )
 
 
 def _numbered(count: int) -> tuple[str, ...]:

@@ -141,10 +141,11 @@ def parse_spec(spec: str) -> DataSpec:
         DataError: unknown kind or option, or a path is missing.
     """
     text = str(spec).strip()
-    kind, _, rest = text.partition(":")
+    kind, colon, rest = text.partition(":")
     kind = kind.lower()
-    if kind not in _KINDS:
-        guessed = _layout_of_folder(text)
+    # A folder may be called VOC or camvid; `shapes` alone is complete.
+    guessed = None if kind == "shapes" or (colon and kind in _KINDS) else _layout_of_folder(text)
+    if guessed or kind not in _KINDS:
         if guessed is None:
             fault = f"{kind!r} is no known kind of data" if rest else "it is no folder with a layout that is known"
             raise DataError(f"{text!r} is no data specification: {fault}. {_known()}")

@@ -223,6 +223,7 @@ def _build(
     **settings,
 ) -> keras.Model:
     _check(system, input_shape, num_classes, variant)
+    _check_widths(box_units=box_units, mask_filters=mask_filters, keypoint_filters=keypoint_filters)
     second = variant == "v2"
     mobile = backbone == "mobilenetv3_large"
     published = weights is not None and os.fspath(weights).startswith("torchvision/")
@@ -306,10 +307,10 @@ def _build(
 
 
 def _check(system: str, input_shape, num_classes: int, variant: str) -> None:
-    if len(input_shape) != 3 or not isinstance(input_shape[-1], int):
+    if not isinstance(input_shape, tuple | list) or len(input_shape) != 3 or not isinstance(input_shape[-1], int):
         raise ValueError(
             "`input_shape` must be (height, width, channels) with a known number of channels. "
-            f"Received: input_shape={tuple(input_shape)}. Use (None, None, 3) for pictures of any size."
+            f"Received: input_shape={input_shape}. Use (None, None, 3) for pictures of any size."
         )
     if num_classes < 1:
         raise ValueError(
@@ -318,6 +319,12 @@ def _check(system: str, input_shape, num_classes: int, variant: str) -> None:
     variants = (*VARIANTS, *VARIANT_DEFAULTS) if system == "fasterrcnn" else VARIANTS
     if variant not in variants:
         raise ValueError(f"`variant` must be one of {variants}. Received: variant={variant!r}")
+
+
+def _check_widths(**given) -> None:
+    for name, widths in given.items():
+        if widths is not None and not (isinstance(widths, list | tuple) and all(type(w) is int for w in widths)):
+            raise ValueError(f"`{name}` must be one number a layer, such as (64, 64). Received: {name}={widths!r}")
 
 
 def _architecture(system: str, backbone, second: bool) -> str | None:

@@ -22,28 +22,13 @@ from keras_cv_lectures.metadata import Metadata, metadata_path
 from keras_cv_lectures.runners import Runner, latency, load_runner, machine, tensorflow_threads
 from keras_cv_lectures.serving import gflops
 
-_TFLITE_PROGRAM = """\
+_PROGRAM = """\
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
-from PIL import Image
+{imports}
 
-run = Interpreter(model_path={name!r}, num_threads=2).get_signature_runner("serving_default")
-picture = Image.open("PICTURE.jpg").convert({mode!r}).resize(({width}, {height}))
-image = np.asarray(picture, np.uint8).reshape(1, {height}, {width}, {channels})
-outputs = run(image=image)
-print({{name: (value.dtype, value.shape) for name, value in outputs.items()}})
-np.save("OUTPUT.npy", outputs[{output!r}][0])
-"""
-
-_SAVED_MODEL_PROGRAM = """\
-import numpy as np
-import tensorflow as tf
-from PIL import Image
-
-model = tf.saved_model.load({name!r})
-picture = Image.open("PICTURE.jpg").convert({mode!r}).resize(({width}, {height}))
-image = np.asarray(picture, np.uint8).reshape(1, {height}, {width}, {channels})
-outputs = model.signatures["serving_default"](image=tf.constant(image))
+{load}
+{picture}
+outputs = {call}
 print({{name: (value.dtype, value.shape) for name, value in outputs.items()}})
 np.save("OUTPUT.npy", outputs[{output!r}][0])
 """
@@ -92,14 +77,8 @@ def build_card(
         program = run_program(result.path.name, outputs, (*size, channels), labels, tflite=tflite)
         task = {**detector_facts(model), "agreement": result.agreement}
     else:
-        program = (_TFLITE_PROGRAM if tflite else _SAVED_MODEL_PROGRAM).format(
-            name=result.path.name,
-            mode="L" if channels == 1 else "RGB",
-            width=width,
-            height=height,
-            channels=channels,
-            output="class_map" if "class_map" in outputs else min(outputs),
-        )
+        output = "class_map" if "class_map" in outputs else min(outputs)
+        program = _program(result.path.name, batch_shape, output, tflite=tflite)
         task = {}
     with portable_operators():  # Sparse products are not counted.
         cost = gflops(model, (height, width))
@@ -124,6 +103,30 @@ def build_card(
         "program": program,
         **task,
     }
+
+
+def _program(name: str, batch_shape: tuple[int, ...], output: str, *, tflite: bool) -> str:
+    """A program that runs the file on a picture as `predict` does: upright, and resized with the same filter."""
+    _, height, width, channels = batch_shape
+    if tflite:
+        imports = ["from ai_edge_litert.interpreter import Interpreter"]
+        load = f'run = Interpreter(model_path={name!r}, num_threads=2).get_signature_runner("serving_default")'
+        call = "run(image=image)"
+    else:
+        imports = ["import tensorflow as tf"]
+        load = f"model = tf.saved_model.load({name!r})"
+        call = 'model.signatures["serving_default"](image=tf.constant(image))'
+    shape = f"reshape(1, {height}, {width}, {channels})"
+    if channels in (1, 3):
+        mode = "L" if channels == 1 else "RGB"
+        imports.append("from PIL import Image, ImageOps")
+        picture = [
+            f'picture = ImageOps.exif_transpose(Image.open("PICTURE.jpg")).convert({mode!r})',
+            f"image = np.asarray(picture.resize(({width}, {height}), Image.Resampling.BILINEAR)).{shape}",
+        ]
+    else:  # No picture file that Pillow reads has so many channels.
+        picture = [f'image = np.load("PICTURE.npy").astype(np.uint8).{shape}  # 0..255']
+    return _PROGRAM.format(imports="\n".join(imports), load=load, picture="\n".join(picture), call=call, output=output)
 
 
 def write_card(card: dict[str, Any], json_path: Path, markdown_path: Path) -> None:

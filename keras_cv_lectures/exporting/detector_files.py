@@ -70,7 +70,8 @@ def run_program(
         # Of a file of one size the picture fills as much as fits, from the top left corner.
         fit = [
             f"scale = min({width} / picture.width, {height} / picture.height)",
-            "small = picture.resize([max(1, round(side * scale)) for side in picture.size])",
+            "sides = [max(1, round(side * scale)) for side in picture.size]",
+            "small = picture.resize(sides, Image.Resampling.BILINEAR)",
             f'seen = Image.new("{mode}", ({width}, {height}), {color})',
             f'seen.paste(small.convert("{mode}"))',
             "back = np.array(picture.size) / small.size",
@@ -85,7 +86,7 @@ def run_program(
         "",
         "import numpy as np",
         "from ai_edge_litert.interpreter import Interpreter" if tflite else "import tensorflow as tf",
-        "from PIL import Image, ImageDraw",
+        "from PIL import Image, ImageDraw, ImageOps",
         "",
         "folder = Path(__file__).resolve().parent",
         *([f'names = (folder / "{labels}").read_text(encoding="utf-8").splitlines()'] if labels else []),
@@ -95,7 +96,7 @@ def run_program(
         'run = model.get_signature_runner("serving_default")'
         if tflite
         else 'run = model.signatures["serving_default"]',
-        'picture = Image.open(sys.argv[1]).convert("RGB")',
+        'picture = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")',
         *fit,
         f"outputs = run(image={array if tflite else f'tf.constant({array})'})",
         "found = {name: np.asarray(value)[0] for name, value in outputs.items()}",

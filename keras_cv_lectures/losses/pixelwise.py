@@ -73,6 +73,11 @@ def _split(y_true: Any, logits: Any) -> tuple[Any, Any | None]:
             f"y_pred must be logits of shape (B, H, W, classes) with 2 or more classes, not {tuple(logits.shape)}. "
             "Background is a class: a single foreground class needs num_classes=2."
         )
+    if getattr(y_true.shape, "rank", 0) is None:  # So TensorFlow traces `fit` again after masks of another shape.
+        raise ModelError(
+            "y_true came with several numbers of axes since the model was compiled. Call model.compile again, and give "
+            "class ids of shape (B, H, W)."
+        )
     if len(y_true.shape) == 4 and y_true.shape[-1] == 2:
         labels, pixel_weights = y_true[..., 0], y_true[..., 1]
     elif len(y_true.shape) == 3:
@@ -80,7 +85,8 @@ def _split(y_true: Any, logits: Any) -> tuple[Any, Any | None]:
     else:
         raise ModelError(
             "y_true must be class ids of shape (B, H, W), or (B, H, W, 2) with a pixel weight beside each; "
-            f"received {tuple(y_true.shape)}. Squeeze a trailing axis of 1; turn one-hot masks into ids by argmax."
+            f"received {tuple(y_true.shape)}. Squeeze a trailing axis of 1; turn one-hot masks into ids by argmax. "
+            "Then call model.compile again: Keras cannot go on after an error in `fit`."
         )
     known = zip(labels.shape[1:], logits.shape[1:3], strict=True)
     if any(label != logit for label, logit in known if label is not None and logit is not None):

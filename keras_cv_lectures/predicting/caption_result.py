@@ -38,6 +38,9 @@ class CaptionResult:
     attention: np.ndarray | None = None
     name: str = ""
 
+    def __repr__(self) -> str:
+        return f"CaptionResult({self.name!r}, {self.caption!r})"
+
     @property
     def caption(self) -> str:
         """The words, with spaces between."""

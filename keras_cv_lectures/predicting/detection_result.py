@@ -47,6 +47,12 @@ class DetectionResult:
     mask_probabilities: np.ndarray | None = field(default=None, repr=False)
     keypoints: np.ndarray | None = field(default=None, repr=False)
 
+    def __repr__(self) -> str:
+        height, width = self.size
+        found = [f"{self.classes[k]} {s:.2f}" for k, s in zip(self.labels, self.scores, strict=True)]
+        more = [f"{len(found) - _FEW} more"] if len(found) > _FEW else []
+        return f"DetectionResult({self.name!r}, {height}x{width} pixels: {', '.join(found[:_FEW] + more) or 'nothing'})"
+
     def __len__(self) -> int:
         return len(self.labels)
 

@@ -36,6 +36,11 @@ class SegmentationResult:
     name: str = ""
     make_probabilities: Callable[[], np.ndarray] = field(repr=False)
 
+    def __repr__(self) -> str:
+        height, width = self.class_map.shape
+        found = ", ".join(self.classes[label] for label in self.present)
+        return f"SegmentationResult({self.name!r}, {height}x{width} pixels: {found})"
+
     @cached_property
     def probabilities(self) -> np.ndarray:
         return self.make_probabilities()

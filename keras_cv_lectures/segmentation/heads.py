@@ -17,10 +17,10 @@ def picture_input(input_shape: tuple[int | None, int | None, int], num_classes: 
     Raises:
         ValueError: `input_shape` is not (height, width, known channels), or `num_classes` < 1.
     """
-    if len(input_shape) != 3 or not isinstance(input_shape[-1], int):
+    if not isinstance(input_shape, tuple | list) or len(input_shape) != 3 or not isinstance(input_shape[-1], int):
         raise ValueError(
             "`input_shape` must be (height, width, channels) with a known number of channels. "
-            f"Received: input_shape={tuple(input_shape)}. Use (None, None, 3) for pictures of any size."
+            f"Received: input_shape={input_shape}. Use (None, None, 3) for pictures of any size."
         )
     if num_classes < 1:
         raise ValueError(

@@ -43,7 +43,11 @@ def load_weights(
         path = download(find_published(str(path), architecture))
     path = Path(path)
     if not path.exists():
-        raise ModelError(f"`weights` must be an existing file. Received: weights={str(path)!r}")
+        backbone = str(path).startswith("imagenet")
+        raise ModelError(
+            f"`weights` must be an existing file. Received: weights={str(path)!r}"
+            + (". Weights of ImageNet are a backbone's: backbone_weights=" + repr(str(path)) if backbone else "")
+        )
     if path.suffix in CAPTION_SUFFIXES and is_captioner(model):
         load_caption_weights(model, path)
         return
@@ -56,9 +60,16 @@ def load_weights(
     if path.name.endswith(".weights.h5"):
         try:
             check_h5(path)
-            model.load_weights(path)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Keras warns of what it then raises.
+                model.load_weights(path)
         except Exception as error:  # Damaged files make HDF5 and Keras raise almost anything.
-            raise ModelError(f"`weights` file {path} does not fit the model {model.name!r}: {error}") from error
+            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".: ")
+            raise ModelError(
+                f"`weights` file {path} does not fit the model {model.name!r}: {reason}. "
+                "A `.weights.h5` file fits the very same network only, its number of classes included; of a model "
+                "saved by model.save('NAME.keras') the layers that fit are taken."
+            ) from error
         return
     if path.suffix != ".keras":
         raise ModelError(

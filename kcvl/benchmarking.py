@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kcvl.parser import UsageError
-from kcvl.settings import find_recipe, parse_settings, size_of
+from kcvl.settings import find_recipe, output_folder, parse_settings, size_of
 from kcvl.terminal import next_steps, say, warn, wrote
 from kcvl.text import count_text, table
 from keras_cv_lectures.benchmarking import PATHS, SystemBenchmark, benchmark_system
@@ -24,9 +24,7 @@ def run_benchmark(arguments: argparse.Namespace) -> int:
     names = list(SYSTEMS) if arguments.systems == [ALL] else list(dict.fromkeys(arguments.systems))
     if ALL in names:
         raise UsageError(f"{ALL} stands for every system. Name it alone.")
-    size, out = size_of(arguments.size), Path(arguments.out) if arguments.out else None
-    if out is not None and out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file. Name a folder.")
+    size, out = size_of(arguments.size), output_folder(arguments.out) if arguments.out else None
     unknown = [path for path in arguments.paths or () if path not in PATHS]
     if unknown:
         raise UsageError(f"there is no path {unknown[0]!r}. Paths: {', '.join(PATHS)}.")

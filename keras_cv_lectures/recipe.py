@@ -42,7 +42,8 @@ class TrainingOptions:
         min_count: how often a word must occur in the captions to be in a captioner's vocabulary.
         cache_features: folder where what a captioner's frozen encoder says of the pictures is kept, computed once and
             trained on instead of the pictures, which are not augmented then; None for pictures.
-        vocabulary: file of the vocabulary (`kcvl vocab`); None builds one from the training captions.
+        vocabulary: file of the vocabulary (`kcvl vocab`), or the folder of a run that has it; None builds one from the
+            training captions.
         steps_per_epoch: None for one pass over the pictures.
         evaluate_every: epochs after which a detector's average precision (`Recipe.epoch_scores`) is measured on the
             validation data, and after the last; 0 measures it when training is done, on the best epoch only.

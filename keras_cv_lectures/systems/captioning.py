@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from keras_cv_lectures.errors import DataError
 from keras_cv_lectures.evaluating import evaluate_captioning
 from keras_cv_lectures.evaluating.captioning import caption_headlines
 from keras_cv_lectures.language import build_show_and_tell, build_show_attend_tell
+from keras_cv_lectures.metadata import read_metadata
 from keras_cv_lectures.preprocessing import caption_batches
 from keras_cv_lectures.recipe import Recipe, Reference, TrainingOptions
 from keras_cv_lectures.text import Vocabulary
@@ -67,8 +69,10 @@ def _captioning(**more: Any) -> Recipe:
 
 
 def _words(source, options: TrainingOptions) -> tuple[tuple[str, ...], tuple]:
-    """The vocabulary of a training: that of a file, or of the training captions."""
+    """The vocabulary of a training: that of a file or of another run, or of the training captions."""
     if options.vocabulary is not None:
+        if Path(options.vocabulary).is_dir():
+            return Vocabulary(read_metadata(options.vocabulary).classes).words, ()
         return Vocabulary.load(options.vocabulary).words, ()
     if source.texts is None:
         return (), ()

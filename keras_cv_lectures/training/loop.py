@@ -18,10 +18,11 @@ import tensorflow as tf
 from keras_cv_lectures.data import Source, cached, data_error, to_dataset, wait_for_readers
 from keras_cv_lectures.errors import DataError, ModelError
 from keras_cv_lectures.files import write_json, write_text
-from keras_cv_lectures.metadata import RUN_FILE, Metadata
+from keras_cv_lectures.metadata import RUN_FILE, Metadata, read_metadata
 from keras_cv_lectures.preprocessing import Augmentation
 from keras_cv_lectures.recipe import Recipe, TrainingOptions
 from keras_cv_lectures.runners import load_runner, machine
+from keras_cv_lectures.text import SPECIAL_WORDS
 from keras_cv_lectures.training.callbacks import BEST, LAST, STATE, Checkpoints, StopOnNaN, save_model
 from keras_cv_lectures.training.features import trained_on_features
 from keras_cv_lectures.training.multiworker import repair_fit
@@ -110,6 +111,7 @@ def train(
             f"{train_source.name} has no classes that {recipe.name} could learn. Detectors need data with boxes, "
             "segmentation needs masks, captioners need captions."
         )
+    _check_words(config.get("weights"), classes)
     augment = Augmentation(**{**recipe.augmentation, **(augmentation or {})})
     if train_source.keypoint_flip and augment.keypoint_flip is None:
         augment = dataclasses.replace(augment, keypoint_flip=tuple(train_source.keypoint_flip))
@@ -330,6 +332,18 @@ def _tensorboard(out: Path, chief: bool) -> list[Callable]:
     if not chief or importlib.util.find_spec("tensorboard") is None:
         return []
     return [keras.callbacks.TensorBoard(out / "tensorboard", write_graph=False)]
+
+
+def _check_words(weights: Any, words: tuple[str, ...]) -> None:
+    """A captioner's ids are words of the vocabulary that it was trained with; of another, as large, they are others."""
+    if not isinstance(weights, str | os.PathLike) or words[: len(SPECIAL_WORDS)] != SPECIAL_WORDS:
+        return
+    known = read_metadata(weights).classes
+    if known and known != words:
+        raise DataError(
+            f"`weights` {weights} belongs to a run whose {len(known)} words are not the {len(words)} of this training. "
+            f"Train with its vocabulary: vocabulary={Path(weights).parent}."
+        )
 
 
 def _check_scores(recipe: Recipe, options: TrainingOptions, val_source: Source | None) -> None:

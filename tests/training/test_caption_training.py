@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
 from keras_cv_lectures.data import Source
+from keras_cv_lectures.errors import DataError
 from keras_cv_lectures.evaluating.captioning import CaptionEvaluation
+from keras_cv_lectures.metadata import Metadata, read_metadata
 from keras_cv_lectures.systems import SYSTEMS
+from keras_cv_lectures.text import SPECIAL_WORDS, Vocabulary
 from keras_cv_lectures.training import train
 
 CAPTIONS = (("a dog",), ("a cat", "the cat runs"), ("a dog", "a cat", "two dogs"), ("the dog",), ("a cat",))
@@ -91,3 +95,29 @@ def test_scores_of_an_epoch_are_those_that_are_announced(name):
     scores = dict.fromkeys(("bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "cider", "exact_match"), 0.5)
     found = recipe.epoch_scores(CaptionEvaluation(**{**fields, "scores": scores | {"attention_in_box": 0.25}}))
     assert set(found) == set(recipe.epoch_score_names)
+
+
+def test_weights_go_on_with_the_words_they_know(source, tmp_path):
+    recipe = SYSTEMS["show_and_tell"]
+    # As many words as `source` has, in another order.
+    of_source = Vocabulary.build(source.texts(), min_count=1).words
+    words = (*SPECIAL_WORDS, *reversed(of_source[4:]))
+    (tmp_path / "first").mkdir()
+    model = recipe.build((None, None, 3), len(words), **recipe.smoke)
+    model.save_weights(tmp_path / "first" / "best.weights.h5")
+    (tmp_path / "first" / "run.json").write_text(json.dumps(Metadata(classes=words).to_json()))
+
+    def go_on(out, **options):
+        return train(
+            recipe,
+            source,
+            out=tmp_path / out,
+            config={**recipe.smoke, "weights": str(tmp_path / "first" / "best.weights.h5")},
+            options=dataclasses.replace(recipe.smoke_options, epochs=1, keep_best="loss", **options),
+            verbose=0,
+        )
+
+    with pytest.raises(DataError, match=r"run whose 11 words are not the 11 of this .*vocabulary=.*first"):
+        go_on("second")
+    run = go_on("third", vocabulary=str(tmp_path / "first"))
+    assert read_metadata(run.folder).classes == words

@@ -72,13 +72,14 @@ def test_a_scaling_point_is_measured_once_and_drawn_in_every_curve_that_passes_i
     # Four sizes and four batches have one setting in common, for each system and kind.
     assert len(settings) == 2 * 2 * (4 + 4 - 1)
     # Cost 5 ms and 2 ms for every thousand pixels of the batch.
-    points = {s: {"ms": [5 + 2 * s.batch * s.size**2 / 1000] * 3, "megabytes": 7.0 * s.batch} for s in settings}
+    points = {s: {"ms": [5 + 2 * s.batch * s.size**2 / 1000] * 3} for s in settings}
     curves = scaling._curves(sweeps, points, arguments)
-    assert len(curves) == 2 * 3 * 2
-    by_size = next(c for c in curves if c["sweep"] == "size" and c["quantity"] == "ms")
+    assert len(curves) == 2 * 2 * 2
+    by_size = next(c for c in curves if c["sweep"] == "size")
     assert (by_size["start"], by_size["slope"], by_size["explained"]) == pytest.approx((5, 4, 1))  # two pictures
-    by_batch = next(c for c in curves if c["sweep"] == "batch" and c["quantity"] == "megabytes")
-    assert (by_batch["values"], by_batch["slope"]) == ([1, 2, 4, 8], pytest.approx(7))
+    by_batch = next(c for c in curves if c["sweep"] == "batch")
+    # 128 x 128 pixels each.
+    assert (by_batch["values"], by_batch["slope"]) == ([1, 2, 4, 8], pytest.approx(2 * 128**2 / 1000))
     strategies = [
         {"strategy": "one", "batch": 4, "seconds": (0.1, 0.3, 0.2), "megabytes": 1.0, "missing": None},
         {"strategy": "mirrored", "batch": 4, "seconds": (), "megabytes": None, "missing": "no devices"},
@@ -88,4 +89,4 @@ def test_a_scaling_point_is_measured_once_and_drawn_in_every_curve_that_passes_i
     assert len(stored["points"]) == len(settings)
     assert stored["strategies"][1]["missing"] == "no devices"
     assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
-    assert sum("unet" in line for line in scaling._table(curves)) == 6
+    assert sum("unet" in line for line in scaling._table(curves)) == 4

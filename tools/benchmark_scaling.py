@@ -7,8 +7,7 @@
 Small networks of random weights on noise: U-Net and DeepLab v3+ with the settings of `kcvl demo`, Show, Attend and Tell
 likewise. One number varies at a time, the others stay. All cases of one process take turns in every round, so that a
 busy moment meets all of them; each point is the median of its rounds. Inference is the compiled call; a captioner's
-goes from the picture to a sentence of as many words as it may have, by beam search. Memory is what a training step
-takes above what the process held before it (Linux only).
+goes from the picture to a sentence of as many words as it may have, by beam search.
 
 Strategies: a training step of U-Net on the same global batch in one process on THREADS threads, by two Mirrored
 replicas on virtual CPU devices of one process, and by two MultiWorker processes on this machine, each with half of the
@@ -23,7 +22,6 @@ from __future__ import annotations
 import argparse
 import atexit
 import contextlib
-import ctypes
 import dataclasses
 import json
 import os
@@ -128,7 +126,7 @@ def _setting(sweep: Sweep, system: str, kind: str, value: int, arguments) -> Set
 
 
 def _measure(sweeps: Mapping[str, Sweep], arguments) -> dict[Setting, dict[str, Any]]:
-    """Setting -> milliseconds of each round, and the memory of a training step."""
+    """Setting -> milliseconds of each round."""
     settings = dict.fromkeys(
         _setting(sweep, system, kind, value, arguments)
         for sweep in sweeps.values()
@@ -148,8 +146,7 @@ def _measure(sweeps: Mapping[str, Sweep], arguments) -> dict[Setting, dict[str, 
         make = _inference if setting.kind == INFERENCE else _training_step
         calls[setting] = make(setting, arguments)
     times = milliseconds(calls, arguments.rounds)
-    memory = {setting: _megabytes_of(calls[setting]) if setting.kind == TRAINING else None for setting in calls}
-    return {setting: {"ms": times[setting], "megabytes": memory[setting]} for setting in calls}
+    return {setting: {"ms": times[setting]} for setting in calls}
 
 
 def _words(setting: Setting) -> str:
@@ -218,38 +215,18 @@ def _batch(setting: Setting) -> tuple[Any, Any]:
     return pictures, random.integers(0, setting.classes, pictures.shape[:3]).astype("int32")
 
 
-def _megabytes_of(call: Callable[[], Any]) -> float | None:
-    """The most memory (1e6 bytes) that a call holds above what the process holds before it; None where unknown."""
-    with contextlib.suppress(OSError, AttributeError):
-        # What earlier calls have freed is given back first, or it would be taken from there unseen.
-        ctypes.CDLL(None).malloc_trim(0)
-        with open("/proc/self/clear_refs", "w", encoding="ascii") as peak:
-            peak.write("5")
-        before = _status("VmRSS")
-        call()
-        return (_status("VmHWM") - before) * 1024 / 1e6
-    return None
-
-
-def _status(key: str) -> int:
-    with open("/proc/self/status", encoding="ascii") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith(key + ":"))
-
-
 def _curves(sweeps: Mapping[str, Sweep], points, arguments) -> list[dict[str, Any]]:
     """One dict for each curve: what it shows, its points and the straight line through them."""
     found = []
     for name, sweep in sweeps.items():
-        for quantity, kind in (("ms", INFERENCE), ("ms", TRAINING), ("megabytes", TRAINING)):
+        for kind in (INFERENCE, TRAINING):
             for system in sweep.systems:
                 measured = [points[_setting(sweep, system, kind, value, arguments)] for value in sweep.values]
-                y = [statistics.median(p["ms"]) if quantity == "ms" else p["megabytes"] for p in measured]
-                if None in y:
-                    continue
+                y = [statistics.median(p["ms"]) for p in measured]
                 x = [sweep.x(value) for value in sweep.values]
                 start, slope, explained = straight_line(x, y)
                 line = {"start": start, "slope": slope, "explained": explained}
-                curve = {"sweep": name, "kind": kind, "quantity": quantity, "system": system}
+                curve = {"sweep": name, "kind": kind, "system": system}
                 found.append({**curve, "values": list(sweep.values), "x": x, "y": y, **line})
     return found
 
@@ -262,12 +239,10 @@ def _table(curves: list[dict[str, Any]]) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for curve in curves:
-        unit = "ms" if curve["quantity"] == "ms" else "MB"
         shown = ", ".join(f"{value}: {y:.1f}" for value, y in zip(curve["values"], curve["y"], strict=True))
-        what = curve["kind"] + (", memory" if unit == "MB" else "")
-        more = f"{curve['slope']:.3g} {unit} ({SWEEPS[curve['sweep']].x_label})"
+        more = f"{curve['slope']:.3g} ms ({SWEEPS[curve['sweep']].x_label})"
         explained = f"{100 * curve['explained']:.1f} %"
-        lines.append(f"| {curve['sweep']} | {what} | {curve['system']} | {shown} {unit} | {more} | {explained} |")
+        lines.append(f"| {curve['sweep']} | {curve['kind']} | {curve['system']} | {shown} ms | {more} | {explained} |")
     return lines
 
 
@@ -373,22 +348,20 @@ def _write(folder: Path, points, curves: list[dict[str, Any]], strategies: list[
 
 
 def _drawn(curves: list[dict[str, Any]], strategies: list[dict[str, Any]]) -> bytes:
-    """Inference, training step and its memory, one panel for each of what varies; then the strategies."""
+    """Inference and training step, one panel for each of what varies; then the strategies."""
     from keras_cv_lectures.visualize import LinePanel, lines
 
     panels = []
-    kinds = dict.fromkeys((curve["kind"], curve["quantity"]) for curve in curves)
-    for kind, quantity in kinds:
+    for kind in dict.fromkeys(curve["kind"] for curve in curves):
         for name, sweep in SWEEPS.items():
-            chosen = [c for c in curves if (c["kind"], c["quantity"], c["sweep"]) == (kind, quantity, name)]
-            if not chosen or (quantity == "megabytes" and name == "classes"):
+            chosen = [c for c in curves if (c["kind"], c["sweep"]) == (kind, name)]
+            if not chosen:
                 continue
-            what = "memory of a training step" if quantity == "megabytes" else kind
             panels.append(
                 LinePanel(
-                    title=f"{what}: {sweep.title}",
+                    title=f"{kind}: {sweep.title}",
                     x_label=sweep.x_label,
-                    y_label="MB" if quantity == "megabytes" else "ms",
+                    y_label="ms",
                     curves={c["system"]: (c["x"], c["y"]) for c in chosen},
                     fits={c["system"]: (c["start"], c["slope"]) for c in chosen},
                 )
@@ -412,7 +385,7 @@ def _drawn(curves: list[dict[str, Any]], strategies: list[dict[str, Any]]) -> by
                 fits={},
             )
         )
-    return lines(panels, columns=4)
+    return lines(panels, columns=3)
 
 
 if __name__ == "__main__":

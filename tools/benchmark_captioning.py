@@ -4,8 +4,9 @@
 
 14x14x2048 annotations, vocabulary 9,490, all widths 512, the forms of the widely used PyTorch tutorial. `train`: a step
 of Adam on 32 captions of 20 words. `beam`: five hypotheses, 20 steps, for the annotations of one picture; the end is
-never said, so that all steps are taken. PyTorch's decoder is written as ours: annotations projected once, the
-vocabulary layer once over all steps, attention as a product of batches; `torch_tutorial` projects at every step.
+never said, so that all steps are taken; `tflite_int8` holds the decoder's weights in 8 bits. PyTorch's decoder is
+written as ours: annotations projected once, the vocabulary layer once over all steps, attention as a product of
+batches; `torch_tutorial` projects at every step.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from turns import answer, take_turns
 PLACES, WIDTH, WORDS, UNITS, STEPS, BATCH, BEAMS = 196, 2048, 9490, 512, 20, 32, 5
 CONTENDERS = {
     "train": ("keras_fit", "torch_hoisted", "torch_tutorial"),
-    "beam": ("frozen", "tflite", "torch_hoisted"),
+    "beam": ("frozen", "tflite", "tflite_int8", "torch_hoisted"),
 }
 
 
@@ -108,8 +109,12 @@ def _our_beam(name: str, threads: int):
     if name == "frozen":
         runner = kcvl.load_runner(model, optimize=True)
     else:
-        path = Path(tempfile.mkdtemp()) / "model.tflite"
-        runner = kcvl.load_runner(kcvl.export_tflite(model, path, verify=False).path, threads=threads)
+        path, options = Path(tempfile.mkdtemp()) / "model.tflite", {}
+        if name == "tflite_int8":
+            noise = np.random.default_rng(1)
+            examples = (noise.integers(0, 2, (14, 14, WIDTH), np.uint8) for _ in range(100))
+            options = {"precision": "int8", "representative": examples}
+        runner = kcvl.load_runner(kcvl.export_tflite(model, path, verify=False, **options).path, threads=threads)
     return lambda: runner(annotations)
 
 

@@ -1,4 +1,4 @@
-# Two commands on a fresh machine: `make demo` and `make test`. Needs Python 3.11 or newer; PYTHON chooses another.
+# Two commands on a fresh machine: `make demo` and `make test`. Needs Python 3.11 to 3.13; PYTHON chooses another.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -28,7 +28,7 @@ notebooks: $(VENV)/installed-test
 	$(BIN)/python tools/run_notebooks.py
 
 $(VENV)/installed: setup.py pyproject.toml
-	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed; try make PYTHON=python3.12')"
+	$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14) and 'Python 3.11 to 3.13 is needed; try make PYTHON=python3.12')"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	touch $@

@@ -19,7 +19,7 @@ setup(
     license="MIT",
     license_files=["LICENSE"],
     packages=find_packages(include=["keras_cv_lectures", "keras_cv_lectures.*", "kcvl"]),
-    python_requires=">=3.11",
+    python_requires=">=3.11,<3.14",
     install_requires=[
         # Keras 3.15 changes behaviour in private places that training.multiworker repairs; see its canary test.
         "tensorflow>=2.21,<2.22",

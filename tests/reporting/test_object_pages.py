@@ -222,4 +222,4 @@ def test_an_exported_detector_is_scored(source, monkeypatch):
     monkeypatch.setattr(exports, "load_runner", lambda path: None)
     found, scored_on = exports._score_file("a.tflite", None, {"val_data": SPEC, "classes": []}, None)
     assert found == {"ap": 0.25, "ap50": 0.5, "mask_ap": 0.25, "mask_ap50": 0.5}
-    assert scored_on == source.name
+    assert scored_on == open_source(SPEC, split="val").name

@@ -79,6 +79,22 @@ def replicas():
 
 
 @pytest.fixture(scope="session")
+def unfilled():
+    """`unfilled(builder, ...)`: the graph with its shapes, without the time and memory that filling variables takes."""
+    import keras
+    from keras.src.backend.common import global_state
+
+    def build(builder, *args, **config):
+        with keras.StatelessScope(initialize_variables=False):
+            model = builder(*args, **config)
+        # Keras would fill them when the next such scope closes: a minute and gigabytes, in whatever test that is.
+        global_state.set_global_attribute("uninitialized_variables", [])
+        return model
+
+    return build
+
+
+@pytest.fixture(scope="session")
 def float64_policy():
     """Policy of layers that compute in float64 with variables in float32.
 

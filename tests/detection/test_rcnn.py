@@ -196,9 +196,8 @@ def test_losses_and_gradients_are_torchvisions(recorded):
         (build_faster_rcnn, {"backbone": "mobilenetv3_large", "frozen_normalization": True}, 19_386_354),
     ],
 )
-def test_published_parameter_counts_of_the_other_networks(build, options, published):
-    with keras.StatelessScope(initialize_variables=False):
-        model = build(coco_outputs=True, **options)
+def test_published_parameter_counts_of_the_other_networks(unfilled, build, options, published):
+    model = unfilled(build, coco_outputs=True, **options)
     assert sum(int(np.prod(v.shape)) for v in model.trainable_variables) == published
 
 

@@ -24,12 +24,6 @@ def _nhwc(array):
     return array.transpose(0, 2, 3, 1)
 
 
-def _unfilled(builder, *args, **config):
-    """The graph with its shapes, but without the time and memory that filling 135 million variables takes."""
-    with keras.StatelessScope(initialize_variables=False):
-        return builder(*args, **config)
-
-
 def _trainable(model):
     return sum(int(np.prod(v.shape)) for v in model.trainable_variables)
 
@@ -47,13 +41,13 @@ def _close(got, expected, relative=1e-4):
         (build_fcn8s, 134_362_751, 2 * 7_056 + 112_896),
     ],
 )
-def test_parameters_are_the_published_ones(builder, published, full_kernels, variant):
-    assert _trainable(_unfilled(builder, variant=variant)) == published
-    assert _trainable(_unfilled(builder, variant=variant, upsampling="learned")) == published + full_kernels
+def test_parameters_are_the_published_ones(unfilled, builder, published, full_kernels, variant):
+    assert _trainable(unfilled(builder, variant=variant)) == published
+    assert _trainable(unfilled(builder, variant=variant, upsampling="learned")) == published + full_kernels
 
 
-def test_shapes_of_the_released_network_at_500_pixels():
-    model = _unfilled(build_fcn8s, (500, 500, 3), variant="paper")
+def test_shapes_of_the_released_network_at_500_pixels(unfilled):
+    model = unfilled(build_fcn8s, (500, 500, 3), variant="paper")
     traced = {
         "conv1_1": 698,
         "pool1": 349,
@@ -72,7 +66,7 @@ def test_shapes_of_the_released_network_at_500_pixels():
     for name, side in traced.items():
         assert model.get_layer(name).output.shape[1:3] == (side, side), name
     assert model.output_shape == (None, 500, 500, 21)
-    assert _unfilled(build_fcn32s, (500, 500, 3), variant="paper").get_layer("upscore").output.shape[1] == 544
+    assert unfilled(build_fcn32s, (500, 500, 3), variant="paper").get_layer("upscore").output.shape[1] == 544
 
 
 @pytest.mark.parametrize(
@@ -355,22 +349,22 @@ def test_fcn_takes_the_recorded_training_steps(recorded):
         _close(got, arrays[key])
 
 
-def _multiply_adds(model, size):
+def _multiply_adds(model, size, unfilled):
     """Of the convolutions, at a square picture of `size`."""
     total = 0
     for layer in model.layers:
         if isinstance(layer, keras.Model):
-            static = _unfilled(keras.models.clone_model, layer, input_tensors=keras.Input((size, size, 3)))
-            total += _multiply_adds(static, size)
+            static = unfilled(keras.models.clone_model, layer, input_tensors=keras.Input((size, size, 3)))
+            total += _multiply_adds(static, size, unfilled)
         elif isinstance(layer, keras.layers.Conv2D):
             total += int(np.prod(layer.output.shape[1:3]) * np.prod(layer.kernel.shape))
     return total
 
 
-def test_torchvision_counts_of_parameters_and_multiply_adds():
-    with_auxiliary = _unfilled(build_fcn, (520, 520, 3), auxiliary=True)
+def test_torchvision_counts_of_parameters_and_multiply_adds(unfilled):
+    with_auxiliary = unfilled(build_fcn, (520, 520, 3), auxiliary=True)
     assert _trainable(with_auxiliary) == 35_322_218
-    assert _multiply_adds(with_auxiliary, 520) == pytest.approx(152.717e9, rel=1e-4)
+    assert _multiply_adds(with_auxiliary, 520, unfilled) == pytest.approx(152.717e9, rel=1e-4)
     names = {layer.name for layer in with_auxiliary.layers}
     assert {"backbone", "classifier.0", "classifier.1", "classifier.4", "aux_classifier.4", "logits"} <= names
     assert set(with_auxiliary.output) == {"logits", "auxiliary"}

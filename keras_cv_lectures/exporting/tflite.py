@@ -29,6 +29,7 @@ from keras_cv_lectures.exporting.card import build_card, write_card
 from keras_cv_lectures.exporting.detector_files import PROGRAM_SUFFIX, labels_file, with_labels
 from keras_cv_lectures.exporting.join import in_sequence
 from keras_cv_lectures.exporting.quantize import quantize, quantize_networks
+from keras_cv_lectures.exporting.ranges import with_measured_ranges
 from keras_cv_lectures.exporting.result import ExportResult, compare, facts, is_captioner, is_detector
 from keras_cv_lectures.exporting.rewrite import for_export, in_float32
 from keras_cv_lectures.exporting.saved_model import (
@@ -180,14 +181,17 @@ def _convert(
             converter.target_spec.supported_types = [tf.float16]
         elif precision == "int8":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
-            converter.representative_dataset = lambda: ({"image": example} for example in examples)
-            # Measure the ranges only: the second half below can leave operators out, `convert` alone cannot.
+            # Which values get a range, that is all that is asked of the converter: see `with_measured_ranges`. And the
+            # second half below can leave operators out of the 8 bits, `convert` alone cannot.
+            converter.representative_dataset = lambda: ({"image": example} for example in examples[:1])
             converter._experimental_calibrate_only = True
         try:
             with _quiet():
                 content = converter.convert()
                 if precision != "int8":
                     return content
+            content = with_measured_ranges(content, examples)
+            with _quiet():
                 return (quantize_networks if is_detector(outputs) else quantize)(content)
         # The converter's own error type is private.
         except Exception as error:

@@ -49,6 +49,7 @@ def build_deeplab(
     decoder_filters: int = 256,
     low_level_filters: int = 48,
     filters: int = 64,
+    normalization: str | None = None,
     fc6_kernel_size: int = 3,
     dropout: float | None = None,
     auxiliary: bool = False,
@@ -91,6 +92,8 @@ def build_deeplab(
         decoder_filters: channels of the 3x3 convolutions of the decoder of v3+.
         low_level_filters: channels that v3+ reduces "c2" to.
         filters: channels of the first stage of the own VGG-16 of v1 and v2.
+        normalization: of the own VGG-16 of v1 and v2 and of fc6 and fc7: "batch", "group", "layer" or None, as in the
+            papers, whose networks start from pretrained weights; from random ones they hardly learn without.
         fc6_kernel_size: of v1; the paper also has 4 and 7 (rate 4, `aspp_filters=4096`).
         dropout: rate before the scores. None: 0.5; 0.1 for v3+.
         auxiliary: for v3 and v3+, a second head on "c4", whose loss torchvision adds with factor 0.5; for training.
@@ -111,6 +114,7 @@ def build_deeplab(
     backbone = _BACKBONES[version] if backbone is None else backbone
     own_vgg = version in ("v1", "v2") and backbone == "vgg16"
     _check(version, backbone, own_vgg, output_stride, multi_grid, auxiliary)
+    _check_normalization(normalization, version, own_vgg, backbone_weights)
     image = picture_input(input_shape, num_classes)
     published = version == "v3" and backbone == "mobilenetv3_large"
     stride = output_stride or (16 if published else _OUTPUT_STRIDES[version])
@@ -119,7 +123,7 @@ def build_deeplab(
 
     if own_vgg:
         x = ImageNormalization("ilsvrc12", name="normalize")(image) if include_preprocessing else image
-        stages = {"c5": deeplab_vgg.vgg16_stride8(x, filters)}
+        stages = {"c5": deeplab_vgg.vgg16_stride8(x, filters, normalization)}
     else:
         if multi_grid is not None:
             backbone = _WITH_MULTI_GRID[backbone](input_shape[-1], backbone_weights, stride, multi_grid)
@@ -156,7 +160,12 @@ def build_deeplab(
         scores = class_scores(decoded, num_classes, name="segmentation_head.0")
     elif version == "v2" and own_vgg:
         scores = deeplab_vgg.aspp_of_classifiers(
-            stages["c5"], num_classes, rates=rates, filters=aspp_filters or 1024, dropout=dropout
+            stages["c5"],
+            num_classes,
+            rates=rates,
+            filters=aspp_filters or 1024,
+            dropout=dropout,
+            normalization=normalization,
         )
     elif version == "v2":
         scores = deeplab_vgg.aspp_of_scores(stages["c5"], num_classes, rates=rates)
@@ -168,6 +177,7 @@ def build_deeplab(
             kernel_size=fc6_kernel_size,
             filters=aspp_filters or 1024,
             dropout=dropout,
+            normalization=normalization,
         )
 
     outputs = _enlarged(scores, image, "logits", version)
@@ -221,6 +231,21 @@ def _check(version, backbone, own_vgg, output_stride, multi_grid, auxiliary) -> 
         raise ValueError(
             f"`multi_grid` goes with the backbones {tuple(_WITH_MULTI_GRID)}. Received: backbone={backbone!r}. Give a "
             "model of your own its rates before passing it."
+        )
+
+
+def _check_normalization(normalization, version, own_vgg, backbone_weights) -> None:
+    if normalization is None:
+        return
+    if not own_vgg and version != "v1":
+        raise ValueError(
+            "`normalization` goes with v1 and with v2 on its own VGG-16; other backbones bring theirs. Received: "
+            f"normalization={normalization!r}, version={version!r}. Leave it out, or set it to None."
+        )
+    if own_vgg and backbone_weights is not None:
+        raise ValueError(
+            "`backbone_weights` of VGG-16 are of a network without normalisation. Received: normalization="
+            f"{normalization!r}. Leave one of the two out."
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -20,12 +21,13 @@ from keras_cv_lectures.weights.keras_applications import adapt_first_kernel
 _CONVOLUTIONS = (2, 2, 3, 3, 3)
 
 
-def vgg16_stride8(x: keras.KerasTensor, filters: int = 64) -> keras.KerasTensor:
+def vgg16_stride8(x: keras.KerasTensor, filters: int = 64, normalization: str | None = None) -> keras.KerasTensor:
     """Convolutions of VGG-16 with poolings of 3x3; the last two do not stride, and conv5 has rate 2 instead.
 
     Args:
         x: (B, H, W, C), BGR without its mean.
         filters: channels of the first stage; 2, 4, 8 and 8 times as many in the others.
+        normalization: as of `conv_norm_relu`.
 
     Returns:
         (B, h, w, 8 filters), where each of three poolings makes n // 2 + 1 of n: cells lie on pixels 0, 8, 16, ..., and
@@ -34,7 +36,8 @@ def vgg16_stride8(x: keras.KerasTensor, filters: int = 64) -> keras.KerasTensor:
     for stage, convolutions in enumerate(_CONVOLUTIONS, start=1):
         for k in range(1, convolutions + 1):
             channels = filters * 2 ** min(stage - 1, 3)
-            x = _conv_relu(x, channels, 3, rate=2 if stage == 5 else 1, name=f"conv{stage}_{k}")
+            rate = 2 if stage == 5 else 1
+            x = conv_norm_relu(x, channels, 3, name=f"conv{stage}_{k}", normalization=normalization, dilation_rate=rate)
         if stage <= 3:
             # Caffe pads by one and rounds up, which starts every window on an odd pixel; after a ReLU a zero is no
             # maximum that was not there.
@@ -55,23 +58,23 @@ def large_fov_head(
     kernel_size: int = 3,
     filters: int = 1024,
     dropout: float = 0.5,
+    normalization: str | None = None,
     suffix: str = "",
 ) -> keras.KerasTensor:
     """fc6 (atrous), fc7, fc8: VGG's classifier as convolutions; scores (B, h, w, num_classes) float32."""
-    x = _conv_relu(x, filters, kernel_size, rate=rate, name=f"fc6{suffix}")
+    x = conv_norm_relu(x, filters, kernel_size, name=f"fc6{suffix}", normalization=normalization, dilation_rate=rate)
     x = keras.layers.Dropout(dropout, name=f"drop6{suffix}")(x) if dropout else x
-    x = _conv_relu(x, filters, 1, name=f"fc7{suffix}")
+    x = conv_norm_relu(x, filters, 1, name=f"fc7{suffix}", normalization=normalization)
     x = keras.layers.Dropout(dropout, name=f"drop7{suffix}")(x) if dropout else x
     return _scores(x, num_classes, name=f"fc8{suffix}")
 
 
 def aspp_of_classifiers(
-    x: keras.KerasTensor, num_classes: int, *, rates: Sequence[int], filters: int = 1024, dropout: float = 0.5
+    x: keras.KerasTensor, num_classes: int, *, rates: Sequence[int], **options: Any
 ) -> keras.KerasTensor:
-    """ASPP of DeepLab v2 on VGG: a whole head a rate, `fc6_1` ... `fc8_4`, scores summed."""
+    """ASPP of DeepLab v2 on VGG: a whole `large_fov_head` a rate, `fc6_1` ... `fc8_4`, scores summed."""
     scores = [
-        large_fov_head(x, num_classes, rate=rate, filters=filters, dropout=dropout, suffix=f"_{k}")
-        for k, rate in enumerate(rates, start=1)
+        large_fov_head(x, num_classes, rate=rate, suffix=f"_{k}", **options) for k, rate in enumerate(rates, start=1)
     ]
     return _sum(scores, name="fc8")
 
@@ -109,10 +112,6 @@ def load_classifier(model: keras.Model, source: str | os.PathLike | keras.Model)
 def _evenly(have: int, want: int) -> np.ndarray:
     """`want` of the indices 0 ... have - 1: the ends and what lies evenly between (7, 3 -> 0, 3, 6)."""
     return np.linspace(0, have - 1, want).round().astype(int)
-
-
-def _conv_relu(x, filters: int, kernel_size: int, *, name: str, rate: int = 1):
-    return conv_norm_relu(x, filters, kernel_size, name=name, normalization=None, dilation_rate=rate)
 
 
 def _scores(x, num_classes: int, *, name: str, kernel_size: int = 1, rate: int = 1):

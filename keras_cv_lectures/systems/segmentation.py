@@ -92,7 +92,7 @@ _FCN = {
     "url": "https://arxiv.org/abs/1411.4038",
 }
 _LARGE_FOV = {
-    "config": {"filters": 32, "aspp_filters": 512},
+    "config": {"filters": 32, "aspp_filters": 512, "normalization": "batch"},
     "smoke": {"filters": 8, "aspp_filters": 32, "dropout": 0.0},
     "demo": {"filters": 16, "aspp_filters": 128},
 }

@@ -242,6 +242,9 @@ def test_large_fov_takes_the_classifier_s_layers_and_leaves_numbers_out():
         ({"version": "v1", "output_stride": 16}, "`output_stride` must be 8 for v1"),
         ({"version": "v2", "auxiliary": True}, "`auxiliary` goes with v3"),
         ({"multi_grid": (1, 2, 4), "backbone": "mobilenetv2"}, "`multi_grid` goes with"),
+        ({"normalization": "batch"}, "`normalization` goes with v1"),
+        ({"version": "v2", "normalization": "batch", "backbone": "mobilenetv2"}, "`normalization` goes with v1"),
+        ({"version": "v1", "normalization": "batch", "backbone_weights": "a.h5"}, "Leave one of the two out"),
         ({"backbone": "resnet5"}, "`backbone` must be one of"),
         ({"num_classes": 0}, "`num_classes` must be at least 1"),
         ({"weights": "torchvision/coco-voc"}, "has no published file"),
@@ -255,6 +258,15 @@ def test_wrong_options_are_explained(arguments, message):
 def test_unknown_arguments_name_the_right_one():
     with pytest.raises(TypeError, match="Did you mean `rates`"):
         build_deeplab(rate=(1, 2))
+
+
+@pytest.mark.parametrize(("version", "heads"), [("v1", 1), ("v2", 4)])
+def test_vgg_takes_a_normalization_behind_every_convolution_but_the_scores(version, heads):
+    small = {"version": version, "filters": 2, "aspp_filters": 4}
+    model = build_deeplab((None, None, 3), 2, **small, normalization="batch")
+    kinds = [type(layer).__name__ for layer in model.layers]
+    assert kinds.count("SyncBatchNormalization") == 13 + 2 * heads
+    assert {layer.name for layer in build_deeplab((None, None, 3), 2, **small).layers} < {x.name for x in model.layers}
 
 
 def test_every_normalization_is_synchronized():

@@ -4,11 +4,12 @@
     python tools/benchmark_peers.py fcn_resnet50 --train --torch-python PYTHON
     python tools/benchmark_peers.py unet segnet --torch-python PYTHON --json peers.json --plot peers.png
 
-PYTHON is the interpreter of an environment with PyTorch, torchvision and segmentation_models_pytorch. Contenders take
-turns (see `turns.py`); those that cannot be started are reported as missing with the reason, in the table, in the file
-of --json and in the chart of --plot alike. All networks of a case have the same layers and random weights. Ours take
-uint8 pictures and give logits, probabilities and class map (names in `_logits`: logits alone), the others take
-normalised floats and give logits. --train times a training step at 256x256 in batches of 4 (SGD).
+PYTHON is the interpreter of an environment with PyTorch, torchvision and segmentation_models_pytorch;
+keras-unet-collection and keras-hub are looked for in the environment that runs this. Contenders take turns (see
+`turns.py`); those that cannot be started are reported as missing with the reason, in the table, in the file of --json
+and in the chart of --plot alike. All networks of a case have random weights and, but for KerasHub's, the same layers.
+Ours take uint8 pictures and give logits, probabilities and class map (names in `_logits`: logits alone), the others
+take normalised floats and give logits. --train times a training step at 256x256 in batches of 4 (SGD).
 
 Detectors of random weights find nothing: their box deltas are zero here, and the score threshold is set so that about
 400 boxes pass it, of which 100 come out, on both sides. Their training step has two pictures of 320x320 with five
@@ -40,7 +41,8 @@ OURS = (
     "tflite_int8_logits",
 )
 TORCH = ("torch_channels_last", "torch_compile_freeze", "torch_bfloat16")
-KERAS_PEERS = ("keras_unet_collection",)
+# Keras packages that have such a network, and the case; they are looked for beside this package.
+KERAS_PEERS = {"keras_unet_collection": "unet", "keras_hub_stride32": "deeplabv3plus_resnet50"}
 TRAINING = ("keras_fit", "keras_fit_bfloat16", "torch_channels_last", "torch_bfloat16")
 
 
@@ -187,7 +189,7 @@ def main() -> None:
 
 
 def _compare(case: str, arguments) -> dict[str, Turns]:
-    names = TRAINING if arguments.train else (*OURS, *(KERAS_PEERS if case == "unet" else ()), *TORCH)
+    names = TRAINING if arguments.train else (*OURS, *(name for name, of in KERAS_PEERS.items() if of == case), *TORCH)
     print(f"{case}{', training step' if arguments.train else ''}")
     commands, absent = {}, {}
     for name in names:
@@ -247,17 +249,9 @@ def _tensorflow(case: Case, arguments):
     tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
     shape = (*case.size, 3)
     picture = np.random.default_rng(0).integers(0, 256, (1, *shape), np.uint8)
-    if arguments.worker == "keras_unet_collection":
-        from keras_unet_collection import models
-
-        peer = models.unet_2d(
-            shape,
-            [64 * 2**k for k in range(5)],
-            n_labels=case.classes,
-            batch_norm=True,
-            pool=True,
-            unpool=False,
-            output_activation=None,
+    if arguments.worker in KERAS_PEERS:
+        peer = {"keras_unet_collection": _unet_collection, "keras_hub_stride32": _keras_hub}[arguments.worker](
+            shape, case.classes
         )
         function = tf.function(lambda x: peer(x, training=False), autograph=False)
         batch = tf.constant(picture.astype("float32"))
@@ -275,6 +269,39 @@ def _tensorflow(case: Case, arguments):
         subprocess.run([*command, "--export", str(path)], check=True, stdout=subprocess.DEVNULL)
         runner = kcvl.load_runner(path, threads=arguments.threads)
     return lambda: runner(picture)
+
+
+def _unet_collection(shape, classes):
+    from keras_unet_collection import models
+
+    filters = [64 * 2**k for k in range(5)]
+    options = {"batch_norm": True, "pool": True, "unpool": False, "output_activation": None}
+    return models.unet_2d(shape, filters, n_labels=classes, **options)
+
+
+def _keras_hub(shape, classes):
+    """KerasHub's DeepLabV3+ as its documentation builds it: it has no output stride of 16, so its last stage has a
+    quarter of the others' work, and it scores at the picture's size."""
+    from keras_hub import models
+
+    encoder = models.ResNetBackbone(
+        input_conv_filters=[64],
+        input_conv_kernel_sizes=[7],
+        stackwise_num_filters=[64, 128, 256, 512],
+        stackwise_num_blocks=[3, 4, 6, 3],
+        stackwise_num_strides=[1, 2, 2, 2],
+        block_type="bottleneck_block",
+        image_shape=shape,
+    )
+    backbone = models.DeepLabV3Backbone(
+        image_encoder=encoder,
+        low_level_feature_key="P2",
+        spatial_pyramid_pooling_key="P5",
+        upsampling_size=8,
+        dilation_rates=[6, 12, 18],
+        image_shape=shape,
+    )
+    return models.DeepLabV3ImageSegmenter(backbone, classes)
 
 
 def _ours(case: Case, arguments):

@@ -10,7 +10,13 @@
 Importing the package registers its layers, losses and metrics with Keras, so that `.keras` files load in safe mode.
 """
 
+import os
+
 __version__ = "0.1.0"
+
+# TensorFlow has oneDNN's convolutions, but by itself uses them on CPUs with AVX-512 VNNI alone. It reads this when it
+# is imported: a program that imports TensorFlow or Keras first decides for itself.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 from keras_cv_lectures import (
     backbones,

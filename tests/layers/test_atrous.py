@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from keras_cv_lectures.layers import AtrousConv2D, ResizeCornersLike
+from keras_cv_lectures.layers.atrous import weight_by_weight
 from keras_cv_lectures.layers.corners import corner_matrix
 from keras_cv_lectures.layers.portable import portable_operators
 
@@ -78,8 +79,38 @@ def test_corner_interpolation_equals_torch_s(golden):
     assert compared
 
 
-def test_float64_has_no_dilated_gradient_on_a_cpu_and_is_computed_as_keras_does():
-    layer = AtrousConv2D(1, 3, padding="same", dilation_rate=2, dtype="float64")
+@pytest.mark.parametrize("known", [True, False], ids=["known", "open"])
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize(("size", "rate"), [(3, 2), (3, (4, 3)), ((2, 4), (3, 2)), (3, (8, 1)), (3, 20)])
+def test_a_sum_over_weights_is_the_convolution(size, rate, padding, known):
+    """On a map of 19 x 12: weights that meet it all, a part of it, or (padding "same") nothing."""
+    if padding == "valid" and rate == 20:
+        return  # There is no such result.
+    keras.utils.set_random_seed(0)
+    theirs = keras.layers.Conv2D(3, size, padding=padding, dilation_rate=rate, use_bias=False)
+    x = tf.constant(np.random.default_rng(0).normal(size=(2, 19, 12, 2)).astype("float32"))
+    theirs.build(x.shape)
+
+    def results(function):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = function(x)
+            loss = tf.reduce_sum(y * tf.reshape(tf.linspace(-1.0, 1.0, tf.size(y)), tf.shape(y)))
+        return [y, *tape.gradient(loss, [x, theirs.kernel.value])]
+
+    shape = (None, None, None, 2) if not known else x.shape
+
+    @tf.function(input_signature=[tf.TensorSpec(shape)])
+    def ours(x):
+        return results(lambda t: weight_by_weight(t, theirs.kernel.value, theirs.dilation_rate, padding))
+
+    for got, expected in zip(ours(x), results(theirs), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [2, 5])
+def test_float64_has_no_dilated_gradient_on_a_cpu_and_is_computed_otherwise(rate):
+    layer = AtrousConv2D(1, 3, padding="same", dilation_rate=rate, dtype="float64")
     layer.build((None, 7, 7, 1))
 
     @tf.function
@@ -107,6 +138,8 @@ def test_weights_that_meet_only_padding_can_be_left_out(rate, portable):
         y = layer(x)
         loss = tf.reduce_sum(y * tf.reshape(tf.linspace(-1.0, 1.0, tf.size(y)), y.shape))
     np.testing.assert_allclose(y, theirs(x), rtol=1e-5, atol=1e-5)
+    if portable:
+        return  # For exports, which nothing trains.
     with tf.GradientTape() as other:
         z = theirs(x)
         expected = tf.reduce_sum(z * tf.reshape(tf.linspace(-1.0, 1.0, tf.size(z)), z.shape))

@@ -14,7 +14,7 @@ test: $(VENV)/installed-test lint
 # Some tests need two devices, the rest runs on what a user has (tests/conftest.py).
 slow: $(VENV)/installed-test
 	$(BIN)/pytest -m "slow and replicas" --numprocesses 2 --dist loadgroup
-	$(BIN)/pytest -m "slow and not replicas"
+	$(BIN)/pytest -m "slow and not replicas" --numprocesses 2 --dist loadgroup
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

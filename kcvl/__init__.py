@@ -62,7 +62,8 @@ def _import_tensorflow() -> None:
     """TensorFlow's first words: a dozen lines from C++, some of them whatever its log level."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("MPLBACKEND", "Agg")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # As `keras_cv_lectures` does, which comes after TensorFlow here.
+    # As `keras_cv_lectures` does, which is imported after TensorFlow here.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     if not faulthandler.is_enabled():
         # A crash in C++ is then told with the Python line that led to it, even where C++ itself was silenced.
         faulthandler.enable(file=os.dup(2))

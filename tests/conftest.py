@@ -114,6 +114,7 @@ def float64_policy():
     return Wide()
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own.
 def pytest_collection_modifyitems(items):
     """With `--dist loadgroup` one process runs all of a file, or, in the contract suite, all of one system."""
     for item in items:

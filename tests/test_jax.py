@@ -30,8 +30,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # what float32 rounds away grows from layer to layer, and where it decides which pixel is the maximum of a window the
 # gradient takes another way: there the loss, which has to agree in any case, says more.
 CHANGE, CHANGE_OF = 1e-3, {"fcn8s": 0.01, "fcn16s": 0.01, "fcn32s": 0.02, "segnet": 0.05, "deconvnet": 0.1}
-# Where two pixels of a window are equal but for rounding, unpooling puts a number elsewhere on one backend: the share of
-# the logits that this moved was 0.006 on a CPU with AVX2, and none on one with AVX-512.
+# Where two pixels of a window are equal but for rounding, unpooling puts a number elsewhere on one backend. That moved
+# 0.006 of the logits on a CPU with AVX2, and none on one with AVX-512.
 MOVED, UNPOOLING = 0.02, ("segnet", "deconvnet")
 
 

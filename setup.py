@@ -25,10 +25,11 @@ setup(
         "tensorflow>=2.21,<2.22",
         "keras>=3.15,<3.16",
         "ai-edge-litert>=2.3,<3",
+        # SciPy and Matplotlib from the first ones on that were built for NumPy 2.
         "numpy>=2",
         "pillow>=10.1",
-        "scipy>=1.11",
-        "matplotlib>=3.8",
+        "scipy>=1.13",
+        "matplotlib>=3.8.4",
     ],
     extras_require={
         "coco": ["pycocotools>=2.0.8"],

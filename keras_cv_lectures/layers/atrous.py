@@ -26,7 +26,7 @@ class AtrousConv2D(keras.layers.Conv2D):
     33 x 33 x 960 that took 0.33 of the time in float32 and 0.4 in 8 bits, for 2.8 times the weights of this layer in
     the file. oneDNN, which computes for TensorFlow, skips padding by itself.
 
-    TensorFlow without oneDNN, as on CPUs without AVX-512 unless TF_ENABLE_ONEDNN_OPTS=1 is set before it is imported,
+    TensorFlow without oneDNN, as on CPUs without AVX-512 VNNI unless TF_ENABLE_ONEDNN_OPTS=1 is set before its import,
     cannot differentiate a dilated convolution. There the layer sums 1x1 convolutions from rate 4 on, one a weight, on
     what each meets of the map: with rate 24 on 32 x 32 x 2048 a step took 0.02 of the time of `space_to_batch`.
 

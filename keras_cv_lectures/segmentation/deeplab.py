@@ -15,7 +15,14 @@ from keras_cv_lectures.layers import ImageNormalization, ResizeCornersLike
 from keras_cv_lectures.segmentation import deeplab_vgg
 from keras_cv_lectures.segmentation.aspp import DECODERS, deeplab_v3_head, deeplab_v3plus_decoder
 from keras_cv_lectures.segmentation.fcn import fcn_head
-from keras_cv_lectures.segmentation.heads import class_scores, finished, logits_like, one_of, picture_input
+from keras_cv_lectures.segmentation.heads import (
+    check_classifier_weights,
+    class_scores,
+    finished,
+    logits_like,
+    one_of,
+    picture_input,
+)
 from keras_cv_lectures.signatures import explain_arguments
 
 VERSIONS = ("v1", "v2", "v3", "v3+")
@@ -135,6 +142,7 @@ def build_deeplab(
         stages = _named_backbone(encoder)(x)
 
     separable = version == "v3+" if separable is None else separable
+    classifier = {"filters": aspp_filters or 1024, "dropout": dropout, "normalization": normalization}
     if version == "v3":
         scores = deeplab_v3_head(
             stages["c5"],
@@ -159,25 +167,12 @@ def build_deeplab(
         )
         scores = class_scores(decoded, num_classes, name="segmentation_head.0")
     elif version == "v2" and own_vgg:
-        scores = deeplab_vgg.aspp_of_classifiers(
-            stages["c5"],
-            num_classes,
-            rates=rates,
-            filters=aspp_filters or 1024,
-            dropout=dropout,
-            normalization=normalization,
-        )
+        scores = deeplab_vgg.aspp_of_classifiers(stages["c5"], num_classes, rates=rates, **classifier)
     elif version == "v2":
         scores = deeplab_vgg.aspp_of_scores(stages["c5"], num_classes, rates=rates)
     else:
         scores = deeplab_vgg.large_fov_head(
-            stages["c5"],
-            num_classes,
-            rate=rates[0],
-            kernel_size=fc6_kernel_size,
-            filters=aspp_filters or 1024,
-            dropout=dropout,
-            normalization=normalization,
+            stages["c5"], num_classes, rate=rates[0], kernel_size=fc6_kernel_size, **classifier
         )
 
     outputs = _enlarged(scores, image, "logits", version)
@@ -242,11 +237,8 @@ def _check_normalization(normalization, version, own_vgg, backbone_weights) -> N
             "`normalization` goes with v1 and with v2 on its own VGG-16; other backbones bring theirs. Received: "
             f"normalization={normalization!r}, version={version!r}. Leave it out, or set it to None."
         )
-    if own_vgg and backbone_weights is not None:
-        raise ValueError(
-            "`backbone_weights` of VGG-16 are of a network without normalisation. Received: normalization="
-            f"{normalization!r}. Leave one of the two out."
-        )
+    if own_vgg:
+        check_classifier_weights(normalization, backbone_weights)
 
 
 __all__ = ["build_deeplab"]

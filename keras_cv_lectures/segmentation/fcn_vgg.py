@@ -19,7 +19,14 @@ from keras_cv_lectures.layers import (
     PadToMultiple,
     conv_norm_relu,
 )
-from keras_cv_lectures.segmentation.heads import class_scores, finished, logits_like, one_of, picture_input
+from keras_cv_lectures.segmentation.heads import (
+    check_classifier_weights,
+    class_scores,
+    finished,
+    logits_like,
+    one_of,
+    picture_input,
+)
 from keras_cv_lectures.signatures import explain_arguments
 from keras_cv_lectures.weights import load_vgg16, load_weights
 
@@ -195,11 +202,8 @@ def _build(
     _check_options(variant, upsampling, own, backbone)
     if normalization == "auto":
         normalization = None if own else "batch"
-    if own and backbone_weights is not None and normalization is not None:
-        raise ValueError(
-            "`backbone_weights` of VGG16 are of a network without normalisation. Received: normalization="
-            f"{normalization!r}. Leave one of the two out."
-        )
+    if own:
+        check_classifier_weights(normalization, backbone_weights)
     paper = variant == "paper"
     mean = "ilsvrc12" if paper else "caffe"  # The released FCNs subtract another mean than VGG's authors.
     encoder, convention = (None, mean) if own else resolve_backbone(backbone, input_shape[-1], backbone_weights)

@@ -35,6 +35,15 @@ def one_of(argument: str, value: Any, allowed: Sequence[Any]) -> None:
         raise ValueError(f"`{argument}` must be one of {tuple(allowed)}. Received: {argument}={value!r}")
 
 
+def check_classifier_weights(normalization: str | None, backbone_weights: Any) -> None:
+    """Raises ValueError where weights of VGG-16 are given to a network with normalisation, which theirs is not."""
+    if normalization is not None and backbone_weights is not None:
+        raise ValueError(
+            "`backbone_weights` of VGG-16 are of a network without normalisation. Received: normalization="
+            f"{normalization!r}. Leave one of the two out."
+        )
+
+
 def class_scores(
     x: keras.KerasTensor,
     num_classes: int,

@@ -6,7 +6,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
 
+from keras_cv_lectures.exporting.quantize import main_operators
 from keras_cv_lectures.layers.portable import portable_operators
 from keras_cv_lectures.layers.roi import MultiLevelRoIAlign, RoIAlign, RoIPool, RoIWarp, roi_levels
 
@@ -149,7 +151,38 @@ def test_long_gathers_are_cut_into_portions(monkeypatch):
     x, boxes = RNG.normal(size=(2, 9, 9, 3)).astype("float32"), some_boxes(2, 5, 9)
     expected = RoIAlign(3, implementation="gather")([x, boxes])
     monkeypatch.setattr("keras_cv_lectures.layers.roi.weighted._PORTION", 16 * 3 * 7)  # 90 bins, 7 at a time.
-    np.testing.assert_allclose(RoIAlign(3, implementation="gather")([x, boxes]), expected, atol=1e-6)
+    layer = RoIAlign(3, implementation="gather")
+    np.testing.assert_allclose(layer([x, boxes]), expected, atol=1e-6)
+    # Of numbers that are none, too, each portion begins where it should.
+    bad = x.copy()
+    bad[:, 4:] = np.nan
+    found = np.asarray(layer([bad, boxes]))
+    assert np.isnan(found).any()
+    np.testing.assert_allclose(found, np.where(np.isnan(found), np.nan, expected), atol=1e-6)
+
+
+def test_in_a_tflite_file_a_portion_waits_for_the_one_before(monkeypatch):
+    monkeypatch.setattr("keras_cv_lectures.layers.roi.weighted._PORTION", 16 * 3 * 7)
+    boxes = some_boxes(1, 5, 9)
+    layer = RoIAlign(3, implementation="gather")
+    inputs = keras.Input((9, 9, 3), batch_size=1), keras.Input((5, 4), batch_size=1)
+    content = tf.lite.TFLiteConverter.from_keras_model(keras.Model(inputs, layer(list(inputs)))).convert()
+    needs, last = {}, None
+    for index, operator in enumerate(found := main_operators(content)):
+        makers = [i for i, other in enumerate(found[:index]) if set(other.outputs) & set(operator.inputs)]
+        needs[index] = {index}.union(*(needs[maker] for maker in makers))
+        if operator.kind == "BATCH_MATMUL":
+            assert last is None or last in needs[index]
+            last = index
+    assert sum(operator.kind == "BATCH_MATMUL" for operator in found) == 7  # 45 bins, 7 at a time.
+    interpreter = Interpreter(model_content=content)
+    interpreter.allocate_tensors()
+    x = RNG.normal(size=(1, 9, 9, 3)).astype("float32")
+    for detail in interpreter.get_input_details():
+        interpreter.set_tensor(detail["index"], x if detail["shape"][-1] == 3 else boxes)
+    interpreter.invoke()
+    out = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    np.testing.assert_allclose(out, layer([x, boxes]), atol=1e-6)
 
 
 def test_the_sparse_gradient_adds_all_of_many_equal_boxes():

@@ -58,14 +58,21 @@ def gathered(maps: list, levels, rows, columns):
     if not isinstance(lines, int) or lines <= portion:
         total = ops.matmul(weight, ops.take(flat, place, axis=0))
     else:
-        total = ops.concatenate(
-            [
-                ops.matmul(weight[i : i + portion], ops.take(flat, place[i : i + portion], axis=0))
-                for i in range(0, lines, portion)
-            ],
-            axis=0,
-        )
+        total = _in_portions(flat, place, weight, portion)
     return ops.reshape(total, (batch, regions, down, right, channels))
+
+
+def _in_portions(flat, place, weight, portion: int):
+    """The products of `weight` (N, 1, k) and the rows of `flat` at `place` (N, k), `portion` of the N at a time."""
+    parts, start = [], 0
+    for i in range(0, place.shape[0], portion):
+        rows = ops.take(flat, place[i : i + portion] + start, axis=0)
+        parts.append(ops.matmul(weight[i : i + portion], rows))
+        # Always 0, of NaN too, but nobody knows before the portion is done. TensorFlow Lite, which computes all that one
+        # of its libraries can after all that another can, would else gather everything before it multiplies.
+        some = parts[-1][0, 0, 0]
+        start = ops.cast(some < some, "int32")
+    return ops.concatenate(parts, axis=0)
 
 
 def _pairs(down, right, count, combine):

@@ -1,9 +1,10 @@
 """Where the time of a `.tflite` file goes: the file is cut after more and more of its operators, and each part timed.
 
-    python tools/profile_tflite.py FILE [--parts 20] [--rounds 7] [--threads 2]
+    python tools/profile_tflite.py FILE [--parts 20] [--first 0] [--last N] [--rounds 7] [--threads 2]
 
 The interpreter that pip installs says nothing about single operators, and XNNPACK runs many as one. A part's time is
-the median over the rounds of its difference to the part before; parts take turns, so that a slow moment meets all.
+the median over the rounds of its difference to the part before; parts take turns, so that a slow moment meets all. Each
+holds its own memory meanwhile: for a large network take few parts first, then operators `--first` to `--last` in more.
 """
 
 from __future__ import annotations
@@ -25,12 +26,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
     parser.add_argument("--parts", type=int, default=20)
+    parser.add_argument("--first", type=int, default=0, metavar="OPERATOR", help="what is before it is one part more")
+    parser.add_argument("--last", type=int, metavar="OPERATOR", help="what comes after it is left out")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     content = arguments.file.read_bytes()
     operators = main_operators(content)
-    ends = sorted({round(len(operators) * k / arguments.parts) for k in range(1, arguments.parts + 1)} - {0})
+    ends = np.linspace(arguments.first, arguments.last or len(operators), arguments.parts + 1).round().astype(int)
+    ends = sorted(set(ends.tolist()) - {0})
     runs = {end: _interpreter(cut(content, operators, end), arguments.threads).invoke for end in ends}
     times = milliseconds(runs, arguments.rounds)
     start, before = 0, [0.0] * arguments.rounds

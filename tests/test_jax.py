@@ -76,7 +76,14 @@ def answers(tmp_path_factory):
         [sys.executable, str(Path(__file__).with_name("jax_side.py")), str(folder)],
         capture_output=True,
         text=True,
-        env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
+        env={
+            **os.environ,
+            "KERAS_BACKEND": "jax",
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": str(ROOT),
+            # Each program runs once, and compiling it without optimisation takes half of the time.
+            "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        },
     )
     assert result.returncode == 0, result.stderr[-4000:]
     assert json.loads(result.stdout.splitlines()[-1])["backend"] == "jax"

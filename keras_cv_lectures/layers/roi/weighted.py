@@ -68,8 +68,8 @@ def _in_portions(flat, place, weight, portion: int):
     for i in range(0, place.shape[0], portion):
         rows = ops.take(flat, place[i : i + portion] + start, axis=0)
         parts.append(ops.matmul(weight[i : i + portion], rows))
-        # Always 0, of NaN too, but nobody knows before the portion is done. TensorFlow Lite computes all that one of its
-        # libraries can do, then all that another can: it would else gather everything before it multiplies.
+        # Always 0, of NaN too, but nobody knows before the portion is done. TensorFlow Lite computes all that one of
+        # its libraries can do, then all that another can: it would else gather everything before it multiplies.
         some = parts[-1][0, 0, 0]
         start = ops.cast(some < some, "int32")
     return ops.concatenate(parts, axis=0)

@@ -6,7 +6,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from ai_edge_litert.interpreter import Interpreter
 
 from keras_cv_lectures.exporting.quantize import main_operators
 from keras_cv_lectures.layers.portable import portable_operators
@@ -161,30 +160,6 @@ def test_long_gathers_are_cut_into_portions(monkeypatch):
     np.testing.assert_allclose(found, np.where(np.isnan(found), np.nan, expected), atol=1e-6)
 
 
-def test_in_a_tflite_file_a_portion_waits_for_the_one_before(monkeypatch):
-    monkeypatch.setattr("keras_cv_lectures.layers.roi.weighted._PORTION", 16 * 3 * 7)
-    boxes = some_boxes(1, 5, 9)
-    layer = RoIAlign(3, implementation="gather")
-    inputs = keras.Input((9, 9, 3), batch_size=1), keras.Input((5, 4), batch_size=1)
-    content = tf.lite.TFLiteConverter.from_keras_model(keras.Model(inputs, layer(list(inputs)))).convert()
-    needs, last = {}, None
-    for index, operator in enumerate(found := main_operators(content)):
-        makers = [i for i, other in enumerate(found[:index]) if set(other.outputs) & set(operator.inputs)]
-        needs[index] = {index}.union(*(needs[maker] for maker in makers))
-        if operator.kind == "BATCH_MATMUL":
-            assert last is None or last in needs[index]
-            last = index
-    assert sum(operator.kind == "BATCH_MATMUL" for operator in found) == 7  # 45 bins, 7 at a time.
-    interpreter = Interpreter(model_content=content)
-    interpreter.allocate_tensors()
-    x = RNG.normal(size=(1, 9, 9, 3)).astype("float32")
-    for detail in interpreter.get_input_details():
-        interpreter.set_tensor(detail["index"], x if detail["shape"][-1] == 3 else boxes)
-    interpreter.invoke()
-    out = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
-    np.testing.assert_allclose(out, layer([x, boxes]), atol=1e-6)
-
-
 def test_the_sparse_gradient_adds_all_of_many_equal_boxes():
     # 400 boxes over the same pixels: `crop_and_resize` loses some of what several threads add.
     x, boxes = np.zeros((1, 8, 8, 32), "float32"), np.tile([[[1.0, 1.0, 5.0, 5.0]]], (1, 400, 1))
@@ -270,6 +245,22 @@ def test_lite_runs_single_maps_on_builtin_operators(name):
     layer = LAYERS[name]()
     content = _converted(lambda inputs: layer(inputs), [x.shape, boxes.shape])
     np.testing.assert_allclose(_run_lite(content, x, boxes), layer([x, boxes]), atol=2e-5)
+
+
+def test_in_a_lite_file_a_portion_waits_for_the_one_before(monkeypatch):
+    monkeypatch.setattr("keras_cv_lectures.layers.roi.weighted._PORTION", 16 * 3 * 7)
+    x, boxes = RNG.normal(size=(1, 9, 9, 3)).astype("float32"), some_boxes(1, 5, 9)
+    layer = RoIAlign(3, implementation="gather")
+    content = _converted(layer, [x.shape, boxes.shape])
+    needs, products = [], []
+    for index, operator in enumerate(found := main_operators(content)):
+        makers = [i for i, other in enumerate(found[:index]) if set(other.outputs) & set(operator.inputs)]
+        needs.append({index}.union(*(needs[maker] for maker in makers)))
+        if operator.kind == "BATCH_MATMUL":
+            assert needs[index].issuperset(products)
+            products.append(index)
+    assert len(products) == 7  # 45 bins, 7 at a time.
+    np.testing.assert_allclose(_run_lite(content, x, boxes), layer([x, boxes]), atol=1e-6)
 
 
 def _converted(function, shapes) -> bytes:

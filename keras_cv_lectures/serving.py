@@ -38,8 +38,8 @@ def serving_function(model: keras.Model):
 def freeze(model: keras.Model, input_shape: tuple[int | None, ...], *, dtype: str = "float32"):
     """Serving function of a model with its weights as constants.
 
-    TensorFlow then folds batch normalisation into the convolutions, fuses bias and ReLU, and prepares the weights for
-    oneDNN once instead of at every call.
+    TensorFlow then folds batch normalisation into the convolutions, fuses bias, shortcut and ReLU, and prepares the
+    weights for oneDNN once instead of at every call.
 
     Args:
         input_shape: (B or None, H or None, W or None, C) of the batch.
@@ -52,7 +52,7 @@ def freeze(model: keras.Model, input_shape: tuple[int | None, ...], *, dtype: st
     Raises:
         ModelError: the model changes a variable while it predicts.
     """
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2_as_graph
 
     concrete = serving_function(model).get_concrete_function(tf.TensorSpec(input_shape, dtype, name="image"))
     refuse_changes(concrete, model.name)
@@ -60,9 +60,30 @@ def freeze(model: keras.Model, input_shape: tuple[int | None, ...], *, dtype: st
     for node in _nodes(concrete.graph):
         if "_gradient_op_type" in node.node_def.attr:
             node._clear_attr("_gradient_op_type")
-    frozen = convert_variables_to_constants_v2(concrete)
+    constant, graph = convert_variables_to_constants_v2_as_graph(concrete)
+    _name_biases(graph, constant.graph)
+    (given,), answers = constant.inputs, [tensor.name for tensor in constant.outputs]
+    del constant  # It holds a copy of all weights, and so does the message, which the function would keep.
+    frozen = tf.compat.v1.wrap_function(
+        lambda image: tf.graph_util.import_graph_def(graph, {given.name: image}, answers, name=""),
+        [tf.TensorSpec(input_shape, dtype, name="image")],
+    )
+    graph.Clear()
     frozen.output_names = sorted(concrete.structured_outputs)
     return frozen
+
+
+def _name_biases(graph: tf.compat.v1.GraphDef, shapes: tf.Graph) -> None:
+    """Makes `AddV2` of a picture and a vector of its channels `BiasAdd`, which is the same sum.
+
+    Where a residual network adds a shortcut, TensorFlow otherwise makes one sum of bias and shortcut, which it cannot
+    fuse into the convolution. As a bias it fuses both, and the ReLU behind them.
+    """
+    for node in graph.node:
+        if node.op == "AddV2" and tf.as_dtype(node.attr["T"].type).is_floating:
+            picture, vector = (tensor.shape for tensor in shapes.get_operation_by_name(node.name).inputs)
+            if picture.rank == 4 and vector.rank == 1 and picture[-1] is not None and picture[-1] == vector[0]:
+                node.op = "BiasAdd"
 
 
 def refuse_changes(concrete, owner: str) -> None:

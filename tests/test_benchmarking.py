@@ -221,6 +221,14 @@ def test_a_busy_detector_lets_as_many_boxes_through_as_asked():
     assert 11 <= every["count"][0] <= 20  # 12 pass, of equal scores maybe more; 20 is the smoke network's limit
 
 
+@pytest.mark.parametrize("name", ["segnet", "faster_rcnn", "show_attend_tell"])
+def test_no_offset_of_a_benchmark_network_is_zero(name):
+    """TensorFlow leaves out what is zero, which no trained network's offset is."""
+    offsets = [v for v in build(request_for(name, classes=40)).weights if v.path.endswith(("/bias", "/beta"))]
+    assert len(offsets) > 5
+    assert all(np.all(keras.ops.convert_to_numpy(v) != 0) for v in offsets if "bbox_pred" not in v.path)
+
+
 def test_an_endless_captioner_says_as_many_words_as_it_may():
     request = request_for("show_attend_tell", classes=40)
     model = build(request)

@@ -123,6 +123,22 @@ def test_optimized_equals_plain_and_folds_batch_normalisation(model):
     assert frozen.output_names == ["class_map", "logits", "probabilities"]
 
 
+def test_optimized_biases_are_fused_with_the_shortcut():
+    """TensorFlow makes one sum of `AddV2` and a shortcut, which it cannot fuse into the convolution."""
+    x = inputs = keras.Input((8, 8, 4))
+    for _ in range(2):
+        y = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3, padding="same", use_bias=False)(x))
+        x = keras.layers.ReLU()(keras.layers.Add()([y, x]))
+    model = keras.Model(inputs, keras.layers.Conv2D(2, 1)(x) + keras.ops.ones((8, 2)))
+    model.set_weights([RNG.uniform(0.5, 1.5, weight.shape) for weight in model.get_weights()])
+    frozen = freeze(model, (None, 8, 8, 4))
+    kinds = [node.type for node in frozen.graph.get_operations()]
+    assert kinds.count("BiasAdd") == 3
+    assert kinds.count("AddV2") == 3 + 2  # variance + epsilon is one of numbers; the last is no vector
+    images = RNG.integers(0, 256, (3, 8, 8, 4)).astype("float32")
+    np.testing.assert_allclose(frozen(images)[0], model(images), rtol=1e-5)
+
+
 def test_old_picture_sizes_are_forgotten(model, monkeypatch):
     monkeypatch.setattr(runners, "_KEPT_SHAPES", 1)
     runner = load_runner(model)

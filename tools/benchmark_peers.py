@@ -260,7 +260,8 @@ def _tensorflow(case: Case, arguments):
     import keras_cv_lectures as kcvl
 
     if arguments.worker.startswith(("frozen", "keras")):
-        runner = kcvl.load_runner(_ours(case, arguments), optimize=arguments.worker.startswith("frozen"))
+        model = our_model(case, logits=arguments.worker.endswith("_logits"))
+        runner = kcvl.load_runner(model, optimize=arguments.worker.startswith("frozen"))
         return lambda: runner(picture)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / ("model.tflite" if "tflite" in arguments.worker else "saved_model")
@@ -304,14 +305,17 @@ def _keras_hub(shape, classes):
     return models.DeepLabV3ImageSegmenter(backbone, classes)
 
 
-def _ours(case: Case, arguments):
-    """Our model with random weights."""
+def our_model(case: Case, *, logits: bool):
+    """Our model with random weights, which gives its scores alone or all that is served."""
     import keras
 
     import keras_cv_lectures as kcvl
+    from keras_cv_lectures.benchmarking.busy import with_offsets
 
     model = case.ours(kcvl, (*case.size, 3), case.classes)
-    if not arguments.worker.endswith("_logits"):
+    if not case.detector:  # Busy detectors have them.
+        model = with_offsets(model)
+    if not logits:
         return model
     # Under another name an output is given as it is.
     scores = keras.layers.Activation("linear", dtype="float32", name="scores")(model.output)
@@ -324,7 +328,7 @@ def _export(case: Case, arguments) -> None:
     import keras_cv_lectures as kcvl
     from keras_cv_lectures.exporting import tflite
 
-    model = _ours(case, arguments)
+    model = our_model(case, logits=arguments.worker.endswith("_logits"))
     if arguments.worker.startswith("saved_model"):
         constant = not arguments.worker.endswith("variables")
         kcvl.export_saved_model(model, arguments.export, verify=False, constant_weights=constant)

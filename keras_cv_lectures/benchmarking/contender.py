@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_cv_lectures.benchmarking.busy import busy_detector, endless_captioner
+from keras_cv_lectures.benchmarking.busy import busy_detector, endless_captioner, with_offsets
 from keras_cv_lectures.benchmarking.request import EXPORTS, MATRIX, MODEL_FILE, PREPARED_FILE, Request
 from keras_cv_lectures.benchmarking.turns import answer, reason_of
 from keras_cv_lectures.data import shapes_source, to_dataset
@@ -91,7 +91,7 @@ def build(request: Request) -> keras.Model:
     if "captions" in recipe.keys:
         return endless_captioner(recipe.build(shape, request.classes, **config))
     if "boxes" not in recipe.keys:
-        return recipe.build(shape, request.classes, **config)
+        return with_offsets(recipe.build(shape, request.classes, **config))
     return busy_detector(lambda **more: recipe.build(shape, request.classes, **{**config, **more}), picture_of(request))
 
 

@@ -9,12 +9,13 @@ exchanged.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import statistics
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -294,9 +295,10 @@ def _tflite_runner(path: Path, metadata: Metadata, threads: int) -> Runner:
                     f"({_first_line(error)}). Resize the picture, or export the model with that input_shape."
                 ) from error
             current = images.shape
-        interpreter.set_tensor(index, images)
-        interpreter.invoke()
-        return {name: interpreter.get_tensor(i) for name, i in names.items()}
+        with _running(path):
+            interpreter.set_tensor(index, images)
+            interpreter.invoke()
+            return {name: interpreter.get_tensor(i) for name, i in names.items()}
 
     def run(images: np.ndarray) -> Outputs:
         return _joined([run_once(images[i : i + 1]) for i in range(len(images))])
@@ -309,6 +311,18 @@ def _tflite_runner(path: Path, metadata: Metadata, threads: int) -> Runner:
         path=path,
         run=run,
     )
+
+
+@contextlib.contextmanager
+def _running(path: Path) -> Iterator[None]:
+    """A damaged file may fail only when its operators run."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(
+            f"{path} failed while it ran in the TensorFlow Lite interpreter ({_first_line(error)}). The file is "
+            "damaged: export it again with kcvl export --format tflite."
+        ) from error
 
 
 def _signature_runner(interpreter, path: Path, metadata: Metadata) -> Runner:
@@ -325,7 +339,8 @@ def _signature_runner(interpreter, path: Path, metadata: Metadata) -> Runner:
     call = interpreter.get_signature_runner(key)
 
     def run(images: np.ndarray) -> Outputs:
-        return _joined([call(**{next(iter(details)): images[i : i + 1]}) for i in range(len(images))])
+        with _running(path):
+            return _joined([call(**{next(iter(details)): images[i : i + 1]}) for i in range(len(images))])
 
     return Runner(
         kind="tflite",

@@ -79,9 +79,10 @@ def _name_biases(graph: tf.compat.v1.GraphDef, shapes: tf.Graph) -> None:
     Where a residual network adds a shortcut, TensorFlow otherwise makes one sum of bias and shortcut, which it cannot
     fuse into the convolution. As a bias it fuses both, and the ReLU behind them.
     """
+    sums = {op.name: op.inputs for op in shapes.get_operations() if op.type == "AddV2"}  # none that nothing needs
     for node in graph.node:
-        if node.op == "AddV2" and tf.as_dtype(node.attr["T"].type).is_floating:
-            picture, vector = (tensor.shape for tensor in shapes.get_operation_by_name(node.name).inputs)
+        if node.name in sums and tf.as_dtype(node.attr["T"].type).is_floating:
+            picture, vector = (tensor.shape for tensor in sums[node.name])
             if picture.rank == 4 and vector.rank == 1 and picture[-1] is not None and picture[-1] == vector[0]:
                 node.op = "BiasAdd"
 

@@ -90,6 +90,7 @@ def _compile(model, recipe, source, optimizer):
         metrics=recipe.make_metrics(len(recipe.names(source, recipe.smoke_options)[0])) or None,
         jit_compile=False,
     )
+    model.optimizer.build(model.trainable_variables)  # or TensorFlow traces the step twice
     return model
 
 

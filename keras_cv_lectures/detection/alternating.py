@@ -81,6 +81,8 @@ def train_alternating(
         with _only(network, losses, proposer), _fixed(fixed):
             # XLA has neither the sparse product of RoIAlign nor the suppression of boxes.
             network.compile(optimizer(), jit_compile=False)
+            # Or TensorFlow traces the step twice.
+            network.optimizer.build(network.trainable_variables)
             found = network.fit(data, epochs=count, validation_data=validation_data, **options).history
         shown = {*losses, *(f"val_{name}" for name in losses)}
         history[step] = {name: values for name, values in found.items() if name in shown}

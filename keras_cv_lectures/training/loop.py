@@ -135,6 +135,7 @@ def train(
             # XLA on CPUs makes convolution networks slower; on GPUs Keras decides.
             jit_compile="auto" if tf.config.list_physical_devices("GPU") else False,
         )
+        # What is restored needs its variables, and TensorFlow would trace the step twice.
         model.optimizer.build(model.trainable_variables)
         checkpoints = Checkpoints(
             out, monitor=options.keep_best, seed=options.seed, writes=chief, patience=options.patience

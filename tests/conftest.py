@@ -117,10 +117,15 @@ def float64_policy():
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own.
 def pytest_collection_modifyitems(items):
-    """With `--dist loadgroup` one process runs all of a file, or, in the contract suite, all of one system."""
+    """With `--dist loadgroup` one process runs all of a file, or, in the contract suite, all of one system.
+
+    Long tests that share nothing have a group of their own, and go first, so that no process waits for one at the end.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
     for item in items:
         system = item.callspec.params.get("recipe") if hasattr(item, "callspec") else None
-        item.add_marker(pytest.mark.xdist_group(system if isinstance(system, str) else str(item.path)))
+        whole = item.nodeid if item.get_closest_marker("long") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(system if isinstance(system, str) else whole))
 
 
 def pytest_collection_finish():

@@ -260,6 +260,7 @@ def test_a_training_batch_fits_a_network_of_few_classes(name, classes):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["deeplabv3plus", "mask_rcnn", "show_attend_tell"])
 def test_every_path_of_every_task_runs(name):
     classes = 40 if name.startswith("show") else 3

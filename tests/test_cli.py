@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import call
 from PIL import Image
 
 from kcvl import benchmarking, commands, demo, main, settings, training
@@ -26,17 +27,6 @@ from keras_cv_lectures.systems import SYSTEMS
 
 TINY = [word for name in ("filters=2", "depth=1", "epochs=1", "batch_size=10") for word in ("--set", name)]
 SIZE = (32, 40)
-
-
-def call(*words):
-    """Runs a command; returns (exit code, standard output, standard error)."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            code = main([str(word) for word in words])
-        except SystemExit as stop:  # argparse
-            code = stop.code
-    return code, out.getvalue(), err.getvalue()
 
 
 def write_pictures(folder, count, *, size=SIZE, grey=False):

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import call
 from PIL import Image
 
-from kcvl import commands, main, scoring
+from kcvl import commands, scoring
 from kcvl.text import scores_table
 from keras_cv_lectures.metadata import Metadata
 from keras_cv_lectures.runners import Runner
@@ -21,17 +20,6 @@ WORDS = Vocabulary(("<pad>", "<start>", "<end>", "<unk>", "a", "red", "blue", "s
 TRUTH = {50: ["A red star.", "a star"], 100: ["a blue star"]}
 SAID = {50: "a red star", 100: "a star"}
 DATA = "captions:captions.csv,images"
-
-
-def call(*words):
-    """Runs a command; returns (exit code, standard output, standard error)."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            code = main([str(word) for word in words])
-        except SystemExit as stop:  # argparse
-            code = stop.code
-    return code, out.getvalue(), err.getvalue()
 
 
 @pytest.fixture(autouse=True)

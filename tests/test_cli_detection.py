@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import call
 from PIL import Image
 
-from kcvl import commands, main, scoring
+from kcvl import commands, scoring
 from kcvl.text import export_table, scores_table
 from keras_cv_lectures.metadata import Metadata
 from keras_cv_lectures.runners import Runner
@@ -22,17 +21,6 @@ NAMES = ("cell", "dirt")
 TRUTH = {50: [(0, (10, 10, 30, 40)), (1, (50, 20, 90, 50))], 100: []}
 FOUND = {50: [(0, (10, 10, 30, 40), 0.9), (1, (50, 20, 90, 50), 0.6), (0, (60, 2, 70, 12), 0.071)], 100: []}
 MASK_DATA = "folder:images,masks"
-
-
-def call(*words):
-    """Runs a command; returns (exit code, standard output, standard error)."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            code = main([str(word) for word in words])
-        except SystemExit as stop:  # argparse
-            code = stop.code
-    return code, out.getvalue(), err.getvalue()
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,5 @@
 """Exported captioners say what their model says, word by word; a program beside the file prints it."""
 
-import contextlib
-import io
 import json
 import subprocess
 import sys
@@ -9,8 +7,8 @@ import sys
 import keras
 import numpy as np
 import pytest
+from command_line import call
 
-from kcvl import main
 from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.exporting import export_saved_model, export_tflite
 from keras_cv_lectures.exporting.caption_agreement import compare_captions
@@ -57,14 +55,6 @@ def assert_same(found, expected, tolerance=1e-4):
     np.testing.assert_array_equal(found["length"], expected["length"])
     for name in set(found) & {"log_probability", "attention"}:
         np.testing.assert_allclose(found[name], expected[name], atol=tolerance, err_msg=name)
-
-
-def called(*words):
-    """Runs a command; returns (exit code, standard output, standard error)."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main([str(word) for word in words])
-    return code, out.getvalue(), err.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -363,13 +353,13 @@ def test_export_and_predict_on_the_command_line(tmp_path, monkeypatch):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (45, 70, 3), np.uint8)).save("p.png")
     said = {}
     for kind in ("tflite", "saved_model"):
-        code, out, _ = called("export", "run", "--format", kind, "--out", "exports")
+        code, out, _ = call("export", "run", "--format", kind, "--out", "exports")
         assert code == 0
         file = "show_attend_tell_float32.tflite" if kind == "tflite" else "show_attend_tell_saved_model"
         assert "tokens that the model has, too" in out
-        code, _, _ = called("predict", f"exports/{file}", "p.png", "--out", kind)
+        code, _, _ = call("predict", f"exports/{file}", "p.png", "--out", kind)
         assert code == 0
         said[kind] = json.loads((tmp_path / kind / "p_caption.json").read_text())["tokens"]
-    code, _, _ = called("predict", "run", "p.png", "--out", "keras")
+    code, _, _ = call("predict", "run", "p.png", "--out", "keras")
     expected = json.loads((tmp_path / "keras" / "p_caption.json").read_text())["tokens"]
     assert said == {"tflite": expected, "saved_model": expected}

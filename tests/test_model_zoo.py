@@ -265,6 +265,7 @@ def test_a_training_that_was_stopped_is_not_taken_for_done(tools, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_small_system_goes_all_the_way(tools, tmp_path, monkeypatch):
     size = "size=48x64"
     data = tools.train.Data(

@@ -103,6 +103,7 @@ def test_runner_stops_a_notebook_that_takes_too_long(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_notebook_runs_and_shows_its_pictures(path, tmp_path):
     result = _run(path, "--out", tmp_path)

@@ -11,7 +11,7 @@ from keras_cv_lectures.runners import load_runner
 from keras_cv_lectures.systems import SYSTEMS
 from keras_cv_lectures.training import train
 
-pytestmark = [pytest.mark.slow, pytest.mark.realdata]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.realdata]
 
 NETWORK = {"backbone": "resnet14_v1_5", "pyramid_filters": 64, "box_units": (256, 256), "samples": 128}
 UNCHANGED = {"flip": 0.0, "scale": (1.0, 1.0), "brightness": 0.0, "contrast": 0.0}

@@ -46,6 +46,7 @@ def check_flat(warm: list[float], late: list[float]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_memory_is_flat_over_200_epochs(tmp_path):
     """One process, one call: epochs of training, validation and checkpoints, as a user runs them."""
     watch = Watch(range(50, 60), range(190, 200))

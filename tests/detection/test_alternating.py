@@ -145,6 +145,7 @@ def test_another_model_is_refused():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_four_steps_find_the_shapes_that_they_were_trained_on():
     data = detection_batches(
         to_dataset(shapes_source(8, size=(64, 64), seed=3, max_shapes=2), shuffle=False, seed=0, epochs=1),

@@ -66,6 +66,7 @@ def _weights(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_workers_train_the_weights_of_one_process(tmp_path):
     single = subprocess.run(
         [*COMMAND, "--set", "epochs=3", "--out", str(tmp_path / "one")], capture_output=True, text=True
@@ -78,6 +79,7 @@ def test_two_workers_train_the_weights_of_one_process(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_worker_does_not_hang_the_other_and_both_resume(tmp_path):
     for output, code in _finish(_start(tmp_path / "whole", EPOCHS)):
         assert code == 0, output

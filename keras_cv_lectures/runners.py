@@ -315,13 +315,13 @@ def _tflite_runner(path: Path, metadata: Metadata, threads: int) -> Runner:
 
 @contextlib.contextmanager
 def _running(path: Path) -> Iterator[None]:
-    """A damaged file may fail only when its operators run."""
+    """What a damaged file raises only when its operators run, or one of any size on a picture too small for it."""
     try:
         yield
     except (RuntimeError, ValueError) as error:
         raise ModelError(
-            f"{path} failed while it ran in the TensorFlow Lite interpreter ({_first_line(error)}). The file is "
-            "damaged: export it again with kcvl export --format tflite."
+            f"{path} failed while it ran in the TensorFlow Lite interpreter ({_first_line(error)}). Export it "
+            "again with kcvl export --format tflite, or resize the picture where the file takes any size."
         ) from error
 
 

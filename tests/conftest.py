@@ -129,7 +129,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """Collecting garbage took a sixth of the time: a process that has TensorFlow holds millions of objects for good."""
+    """Collecting garbage took a tenth of the time: a process that has TensorFlow holds many objects for good."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)

@@ -139,6 +139,21 @@ def test_optimized_biases_are_fused_with_the_shortcut():
     np.testing.assert_allclose(frozen(images)[0], model(images), rtol=1e-5)
 
 
+def test_a_lite_file_that_fails_while_it_runs_is_named(tmp_path):
+    """The interpreter looks at indices only when it gathers."""
+
+    @tf.function(input_signature=[tf.TensorSpec((1, 2, 2, 1), tf.uint8)])
+    def serve(image):
+        return {"class_map": tf.gather(tf.constant([5.0, 7.0]), tf.cast(image, tf.int32))}
+
+    path = tmp_path / "m.tflite"
+    path.write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([serve.get_concrete_function()]).convert())
+    runner = load_runner(path)
+    np.testing.assert_array_equal(runner(np.ones((1, 2, 2, 1), np.uint8))["Identity"], np.full((1, 2, 2, 1), 7))
+    with pytest.raises(ModelError, match=r"m\.tflite failed while it ran .* export"):
+        runner(np.full((1, 2, 2, 1), 9, np.uint8))
+
+
 def test_old_picture_sizes_are_forgotten(model, monkeypatch):
     monkeypatch.setattr(runners, "_KEPT_SHAPES", 1)
     runner = load_runner(model)

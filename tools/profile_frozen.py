@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 from benchmark_peers import CASES, our_model
 from turns import milliseconds
 
+from keras_cv_lectures.benchmarking.contender import matrix_product
 from keras_cv_lectures.serving import freeze, gflops
 
 _SIDE = 3072  # Of the square matrices: 58 GFLOP.
@@ -35,18 +36,14 @@ def main() -> None:
     tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
     model = our_model(case, logits=not case.detector)
     picture = np.random.default_rng(0).integers(0, 256, (1, *case.size, 3)).astype("float32")
-    matrix = tf.random.normal((_SIDE, _SIDE))
-    kinds, rounds, products = {}, defaultdict(list), []
-    for number, found in enumerate(operations(freeze(model, picture.shape), picture, arguments.threads)):
-        # In turn, because a shared machine's rate changes by the minute.
-        products += milliseconds({"": lambda: (matrix @ matrix).numpy()}, 1, warm=0)[""]
-        for name, (kind, time) in found.items():
-            kinds[name] = kind
-            rounds[name].append(time)
-        if number == arguments.rounds + 1:
-            break
-    times = {name: statistics.median(found[2:]) for name, found in rounds.items()}
-    product = statistics.median(products[2:])
+    run = traced(freeze(model, picture.shape), picture, arguments.threads)
+    runs: list[dict[str, tuple[str, float]]] = []
+    # In turn, because a shared machine's rate changes by the minute.
+    contenders = {"network": lambda: runs.append(run()), "product": matrix_product(_SIDE)}
+    product = statistics.median(milliseconds(contenders, arguments.rounds)["product"])
+    runs = runs[-arguments.rounds :]
+    kinds = {name: kind for name, (kind, _) in runs[-1].items()}
+    times = {name: statistics.median(found[name][1] for found in runs) for name in kinds}
 
     whole, rate = sum(times.values()), 2e-6 * _SIDE**3 / product
     billions = gflops(model, case.size)
@@ -61,20 +58,21 @@ def main() -> None:
         print(f"{times[name]:9.1f} ms  {kinds[name]}  {name}")
 
 
-def operations(frozen, picture: np.ndarray, threads: int) -> Iterator[dict[str, tuple[str, float]]]:
-    """Runs a frozen function again and again: name -> (kind, milliseconds) of each operation that it ran."""
+def traced(frozen, picture: np.ndarray, threads: int) -> Callable[[], dict[str, tuple[str, float]]]:
+    """A call of a frozen function that tells name -> (kind, milliseconds) of each operation that it ran."""
     v1 = tf.compat.v1
     config = v1.ConfigProto(intra_op_parallelism_threads=threads, inter_op_parallelism_threads=1)
     outputs = [tensor.name for tensor in frozen.outputs]
     with tf.Graph().as_default() as graph:
         tf.import_graph_def(frozen.graph.as_graph_def(), name="")
     session = v1.Session(graph=graph, config=config)
-    while True:
-        traced = v1.RunMetadata()
-        options = v1.RunOptions(trace_level=v1.RunOptions.FULL_TRACE)
-        session.run(outputs, {frozen.inputs[0].name: picture}, options=options, run_metadata=traced)
-        nodes = [node for device in traced.step_stats.dev_stats for node in device.node_stats]
-        yield {
+    options = v1.RunOptions(trace_level=v1.RunOptions.FULL_TRACE)
+
+    def run() -> dict[str, tuple[str, float]]:
+        found = v1.RunMetadata()
+        session.run(outputs, {frozen.inputs[0].name: picture}, options=options, run_metadata=found)
+        nodes = [node for device in found.step_stats.dev_stats for node in device.node_stats]
+        return {
             # The label is "name = Kind(inputs)".
             node.node_name: (
                 node.timeline_label.rpartition("= ")[2].partition("(")[0],
@@ -82,6 +80,8 @@ def operations(frozen, picture: np.ndarray, threads: int) -> Iterator[dict[str, 
             )
             for node in nodes
         }
+
+    return run
 
 
 if __name__ == "__main__":

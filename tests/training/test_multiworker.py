@@ -91,10 +91,10 @@ def test_a_killed_worker_does_not_hang_the_other_and_both_resume(tmp_path):
     processes[1].kill()
     (output, code), _ = _finish(processes, timeout=300)
     done = json.loads(state.read_text())["epochs_done"]
-    if done < EPOCHS:
-        assert code == 1, output
-        assert "a worker of the cluster went away" in output
-        assert "--resume" in output
+    assert 0 < done < EPOCHS
+    assert code == 1, output
+    assert "a worker of the cluster went away" in output
+    assert "--resume" in output
     for output, code in _finish(_start(tmp_path / "run", EPOCHS, resume=True)):
         assert code == 0, output
     for a, b in zip(_weights(tmp_path / "whole"), _weights(tmp_path / "run"), strict=True):

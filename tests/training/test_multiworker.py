@@ -10,9 +10,10 @@ import subprocess
 import sys
 import time
 
-import keras
 import numpy as np
 import pytest
+
+from keras_cv_lectures.runners import load_keras_model
 
 COMMAND = [
     sys.executable, "-m", "kcvl", "train", "unet", "--data", "shapes:count=12,size=32x40",
@@ -62,7 +63,7 @@ def _finish(processes, timeout=600):
 
 
 def _weights(folder):
-    return keras.saving.load_model(folder / "last.keras").get_weights()
+    return load_keras_model(folder / "last.keras").get_weights()
 
 
 @pytest.mark.slow

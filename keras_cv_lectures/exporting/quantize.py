@@ -71,24 +71,25 @@ def quantize_networks(content: bytes) -> bytes:
     small, and the steps of their results would be seen), and what lies between two layers: additions, pooling,
     enlarging. All else stays in float32: anchors, decoding, the samples of RoIAlign, softmax and sigmoid, non-maximum
     suppression.
+
+    Args:
+        content: a `.tflite` file with ranges of `values_in_eight_bits` alone. The converter spreads 8-bit numbers from
+            the operators that it quantizes to their neighbours, past its lists of what to leave alone; without measured
+            ranges it cannot.
     """
-    from ai_edge_litert.tools.flatbuffer_utils import convert_bytearray_to_object, convert_object_to_bytearray
     from tensorflow.lite.python.convert import mlir_quantize
 
     found = main_operators(content)
     eight_bit = in_eight_bits(found)
-    # The converter spreads 8-bit numbers from the operators that it quantizes to their neighbours, past its lists of
-    # what to leave alone. Without measured ranges it cannot.
-    measured = {tensor for index in eight_bit for tensor in (*found[index].inputs, *found[index].outputs)}
-    model = convert_bytearray_to_object(content)
-    for number, graph in enumerate(model.subgraphs):
-        for index, tensor in enumerate(graph.tensors):
-            if number or index not in measured:
-                tensor.quantization = None
     kinds = {operator.kind for operator in found} - {found[index].kind for index in eight_bit}
     names = [op.name for index, op in enumerate(found) if index not in eight_bit and op.kind not in kinds]
-    content = bytes(convert_object_to_bytearray(model))
     return with_fast_kernels(mlir_quantize(content, denylisted_ops=sorted(kinds), denylisted_nodes=names))
+
+
+def values_in_eight_bits(content: bytes) -> set[int]:
+    """Numbers of the values that go into or come out of a detector's operators that compute in 8 bits."""
+    found = main_operators(content)
+    return {tensor for index in in_eight_bits(found) for tensor in (*found[index].inputs, *found[index].outputs)}
 
 
 def in_eight_bits(found: list[Operator]) -> set[int]:
@@ -145,4 +146,4 @@ def main_operators(content: bytes) -> list[Operator]:
     return found
 
 
-__all__ = ["Operator", "in_eight_bits", "main_operators", "quantize", "quantize_networks"]
+__all__ = ["Operator", "in_eight_bits", "main_operators", "quantize", "quantize_networks", "values_in_eight_bits"]

@@ -28,7 +28,7 @@ from keras_cv_lectures.exporting.captioner import (
 from keras_cv_lectures.exporting.card import build_card, write_card
 from keras_cv_lectures.exporting.detector_files import PROGRAM_SUFFIX, labels_file, with_labels
 from keras_cv_lectures.exporting.join import in_sequence
-from keras_cv_lectures.exporting.quantize import quantize, quantize_networks
+from keras_cv_lectures.exporting.quantize import quantize, quantize_networks, values_in_eight_bits
 from keras_cv_lectures.exporting.ranges import with_measured_ranges
 from keras_cv_lectures.exporting.result import ExportResult, compare, facts, is_captioner, is_detector
 from keras_cv_lectures.exporting.rewrite import for_export, in_float32
@@ -158,7 +158,9 @@ def export_tflite(
         if is_detector(card["outputs"]) or is_captioner(card["outputs"]):
             write_text(files.enter_context(writing(path.with_name(path.stem + PROGRAM_SUFFIX))), card["program"])
             if metadata.classes:
-                write_text(files.enter_context(writing(labels_file(path))), "\n".join([*metadata.classes, ""]))
+                # A name is a line, whatever it holds.
+                lines = [" ".join(name.split()) for name in metadata.classes]
+                write_text(files.enter_context(writing(labels_file(path))), "\n".join([*lines, ""]))
     return result
 
 
@@ -190,9 +192,10 @@ def _convert(
                 content = converter.convert()
                 if precision != "int8":
                     return content
-            content = with_measured_ranges(content, examples)
+            detector = is_detector(outputs)
+            content = with_measured_ranges(content, examples, values_in_eight_bits(content) if detector else None)
             with _quiet():
-                return (quantize_networks if is_detector(outputs) else quantize)(content)
+                return (quantize_networks if detector else quantize)(content)
         # The converter's own error type is private.
         except Exception as error:
             raise explain_conversion_error(error, model) from error

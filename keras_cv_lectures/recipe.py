@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 LOSSES = ("cross_entropy", "dice", "jaccard", "focal", "tversky", "lovasz")
+# Those of them that take weights of classes.
+WEIGHTED = ("cross_entropy", "focal")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +34,8 @@ class TrainingOptions:
         loss: one of "cross_entropy", "dice", "jaccard", "focal", "tversky", "lovasz", or a sum such as
             "cross_entropy+dice".
         label_smoothing: of the cross entropy.
-        class_weights: "none", "median_frequency" (SegNet) or "sqrt_median_frequency" (its square root, milder).
+        class_weights: of cross entropy and focal loss: "none", "median_frequency" (SegNet) or "sqrt_median_frequency"
+            (its square root, milder).
         border_weights: weights the border between touching objects as the U-Net paper does (w0 10, sigma 5).
         max_objects: objects of a picture that a detector is trained on; the largest are kept.
         captions: sentences of a picture that a captioner is trained on in one step; a picture with more gives others in
@@ -96,7 +99,14 @@ class TrainingOptions:
         for term in self.loss.split("+"):
             if term not in LOSSES:
                 raise ValueError(f"`loss` must be a sum of {LOSSES}. Received: loss={self.loss!r}")
-        for field in ("epochs", "batch_size", "accumulate", "max_objects", "captions", "min_count"):
+        for field, unused, terms in (("class_weights", "none", WEIGHTED), ("label_smoothing", 0, WEIGHTED[:1])):
+            if getattr(self, field) != unused and not set(terms) & set(self.loss.split("+")):
+                raise ValueError(
+                    f"`{field}` has an effect on {' and '.join(terms)} only. Add such a term, or leave it out. "
+                    f"Received: {field}={getattr(self, field)!r}, loss={self.loss!r}"
+                )
+        counts = ("epochs", "batch_size", "accumulate", "max_objects", "captions", "min_count")
+        for field in counts if self.patience is None else (*counts, "patience"):
             if not (isinstance(getattr(self, field), int) and getattr(self, field) >= 1):
                 raise ValueError(f"`{field}` must be a positive integer. Received: {field}={getattr(self, field)!r}")
         if not (isinstance(self.evaluate_every, int) and self.evaluate_every >= 0):

@@ -12,7 +12,8 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "keras_cv_lectures"
 RANKS = [
-    {"errors", "files", "metadata", "recipe", "signatures", "geometry", "text"},  # These may use `errors`.
+    # These may use `errors`.
+    {"errors", "files", "h5", "metadata", "recipe", "replicas", "signatures", "geometry", "text"},
     {
         "layers",
         "losses",

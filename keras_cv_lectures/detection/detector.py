@@ -13,6 +13,7 @@ from keras import ops
 
 from keras_cv_lectures.detection.graph import DetectorSettings, Graph
 from keras_cv_lectures.detection.training import DetectionLosses
+from keras_cv_lectures.replicas import replica_count
 
 _PARTS = ("backbone", "rpn", "box", "mask", "keypoint")
 
@@ -79,7 +80,7 @@ class Detector(keras.Model):
         """Sum of the system's losses, each of which is also a metric of its name."""
         dense = y_pred if training else self.graph.dense(x, training=False)
         losses = self.losses_of(dense, self.graph.fit_targets(x, dense, y), seed=self.noise, training=training)
-        replicas = _replicas()
+        replicas = replica_count()
         for name, value in losses.items():
             # Each replica's value is its share of a sum; Keras averages the metrics of the replicas.
             self.loss_trackers[name].update_state(value * replicas)
@@ -113,14 +114,6 @@ class Detector(keras.Model):
                 config[name] = keras.saving.deserialize_keras_object(config[name], custom_objects)
         config["input_shape"] = tuple(config["input_shape"])
         return cls(**config)
-
-
-def _replicas() -> int:
-    if keras.backend.backend() != "tensorflow":
-        return 1
-    import tensorflow as tf
-
-    return tf.distribute.get_strategy().num_replicas_in_sync
 
 
 __all__ = ["Detector"]

@@ -18,6 +18,7 @@ from keras_cv_lectures.geometry.keypoints import keypoint_targets
 from keras_cv_lectures.geometry.masks import mask_targets
 from keras_cv_lectures.geometry.matching import match, sample_indices
 from keras_cv_lectures.losses.detection import fast_rcnn_loss, keypoint_loss, mask_rcnn_loss, rpn_losses
+from keras_cv_lectures.replicas import sum_over_replicas
 
 _RPN = ("loss_objectness", "loss_rpn_box_reg")
 _REGIONS = ("loss_classifier", "loss_box_reg")
@@ -143,7 +144,7 @@ def _rows(x, index):
 
 def _count(mask):
     """How many are True, over all replicas."""
-    return _all_replicas(ops.sum(ops.cast(mask, "float32")))
+    return sum_over_replicas(ops.sum(ops.cast(mask, "float32")))
 
 
 def _used_columns(positive, limit: int):
@@ -153,18 +154,6 @@ def _used_columns(positive, limit: int):
         return limit
     most = ops.max(ops.sum(ops.cast(positive[:, :limit], "int32"), axis=1))
     return ops.maximum(most, 1)
-
-
-def _all_replicas(x):
-    """Sum over the replicas of a strategy."""
-    if keras.backend.backend() != "tensorflow":
-        return x
-    import tensorflow as tf
-
-    context = tf.distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync == 1:
-        return x
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, x)
 
 
 __all__ = ["DetectionLosses"]

@@ -12,6 +12,7 @@ from keras import ops
 from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.language.beam import beam_search, check_search, sample_words
 from keras_cv_lectures.losses.captions import doubly_stochastic, reinforce_attention, word_cross_entropy
+from keras_cv_lectures.replicas import replica_count, sum_over_replicas
 from keras_cv_lectures.text import END, PAD, START, UNKNOWN
 from keras_cv_lectures.weights import load_weights
 
@@ -152,37 +153,38 @@ class Captioner(keras.Model):
         return ops.where(ops.logical_and(drawn, is_word), own, tokens)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """Mean over captions; what a picture lacks in captions (rows of PAD) does not count."""
+        """This replica's share of the mean over captions; what a picture lacks in captions (rows of PAD) is not one."""
         targets = ops.cast(y, "int32")[:, :, 1:]
         mask = ops.cast(targets != PAD, "float32")
         captions = ops.max(mask, axis=-1)
         number, words = ops.sum(captions), ops.sum(mask)
-        count = ops.maximum(number, 1.0)
+        # Of the global batch, so that a caption weighs the same whichever replica has it.
+        count = ops.maximum(sum_over_replicas(number), 1.0)
         weights = self.weights_of_losses
         cost = word_cross_entropy(y_pred["logits"], targets, mask)
         logits = ops.stop_gradient(y_pred["logits"])
         right = ops.take_along_axis(logits, targets[..., None], axis=-1)[..., 0] >= ops.max(logits, axis=-1)
-        values = {
-            "cross_entropy": ops.sum(cost) / count,
-            "word_accuracy": ops.sum(ops.cast(right, "float32") * mask) / ops.maximum(words, 1.0),
-        }
+        self.loss_trackers["word_accuracy"].update_state(
+            ops.sum(ops.cast(right, "float32") * mask) / ops.maximum(words, 1.0), words
+        )
+        shares = {"cross_entropy": ops.sum(cost) / count}
         if weights["label_smoothing"]:
             even = ops.logsumexp(y_pred["logits"], axis=-1) - ops.mean(y_pred["logits"], axis=-1)
             share = weights["label_smoothing"]
             trained = ops.sum((1 - share) * cost + share * even * mask) / count
         else:
-            trained = values["cross_entropy"]
+            trained = shares["cross_entropy"]
         sums = [trained]
         if "doubly_stochastic" in self.loss_trackers:
-            values["doubly_stochastic"] = ops.sum(doubly_stochastic(y_pred["attention"], mask) * captions) / count
-            sums.append(weights["doubly_stochastic_weight"] * values["doubly_stochastic"])
+            shares["doubly_stochastic"] = ops.sum(doubly_stochastic(y_pred["attention"], mask) * captions) / count
+            sums.append(weights["doubly_stochastic_weight"] * shares["doubly_stochastic"])
         if self.baseline is not None:
-            values["reinforce"] = self._reinforce(ops.sum(cost, axis=-1), captions, count, mask, y_pred, training)
-            sums.append(values["reinforce"])
-        for name, value in values.items():
-            # Batches differ in captions and words, and the last one of a data set may be empty.
-            self.loss_trackers[name].update_state(value, words if name == "word_accuracy" else number)
-        return (sum(sums) + sum(ops.cast(loss, "float32") for loss in self.losses)) / _replicas()
+            shares["reinforce"] = self._reinforce(ops.sum(cost, axis=-1), captions, count, mask, y_pred, training)
+            sums.append(shares["reinforce"])
+        for name, share in shares.items():
+            # Batches differ in captions, and the last one of a data set may be empty.
+            self.loss_trackers[name].update_state(share * count / ops.maximum(number, 1.0), number)
+        return sum(sums) + sum(ops.cast(loss, "float32") for loss in self.losses) / replica_count()
 
     def _reinforce(self, cost, captions, count, mask, y_pred, training):
         weights = self.weights_of_losses
@@ -197,7 +199,7 @@ class Captioner(keras.Model):
             entropy_weight=weights["entropy_weight"],
         )
         if training:
-            mean = ops.sum(ops.stop_gradient(cost)) / count
+            mean = sum_over_replicas(ops.sum(ops.stop_gradient(cost))) / count
             self.baseline.assign(_BASELINE_MEMORY * self.baseline + (1 - _BASELINE_MEMORY) * mean)
         return ops.sum(surrogate * captions) / count
 
@@ -369,14 +371,6 @@ def flatten(annotations):
     shape = ops.shape(annotations)
     height, width = shape[1], shape[2]
     return ops.reshape(annotations, (shape[0], height * width, annotations.shape[-1])), (height, width)
-
-
-def _replicas() -> int:
-    if keras.backend.backend() != "tensorflow":
-        return 1
-    import tensorflow as tf
-
-    return tf.distribute.get_strategy().num_replicas_in_sync
 
 
 __all__ = ["CaptionSearch", "Captioner", "flatten", "load_captioner"]

@@ -73,7 +73,7 @@ def _segmentation_loss(options: TrainingOptions, class_weights: list[float] | No
         ),
         "dice": losses.DiceLoss,
         "jaccard": losses.JaccardLoss,
-        "focal": losses.FocalLoss,
+        "focal": lambda: losses.FocalLoss(alpha=class_weights),
         "tversky": losses.TverskyLoss,
         "lovasz": losses.LovaszSoftmaxLoss,
     }

@@ -17,6 +17,8 @@ from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.files import atomic_path, read_json, write_json, write_text
 
 BEST, LAST, STATE, HISTORY = "best.keras", "last.keras", "checkpoint/state.json", "history.csv"
+# Parts of the names of metrics of which less is better.
+_FALLING = ("loss", "error", "cross_entropy", "doubly_stochastic", "reinforce")
 
 
 class Checkpoints(keras.callbacks.Callback):
@@ -33,11 +35,21 @@ class Checkpoints(keras.callbacks.Callback):
             uninterrupted one would have drawn.
         writes: False in the workers that must not write.
         patience: epochs without a better value of `monitor` after which training ends; None: never.
+        sometimes: whether `monitor` is measured after some epochs only. Otherwise its absence is an error.
     """
 
-    def __init__(self, folder: Path, *, monitor: str, seed: int, writes: bool = True, patience: int | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        monitor: str,
+        seed: int,
+        writes: bool = True,
+        patience: int | None = None,
+        sometimes: bool = False,
+    ):
         super().__init__()
-        self.patience = patience
+        self.patience, self.sometimes = patience, sometimes
         self.folder, self.monitor, self.seed, self.writes = Path(folder), monitor, seed, writes
         self.history: list[dict[str, float]] = []
         self.best: float | None = None
@@ -67,6 +79,15 @@ class Checkpoints(keras.callbacks.Callback):
             state = np.random.SeedSequence([self.seed, epoch, index]).generate_state(2)
             variable.assign(state.astype(np.int64) % 2**31)
 
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None):
+        names = list(logs or {})
+        if batch or self.sometimes or self.monitor.removeprefix("val_") in names:
+            return
+        raise ModelError(
+            f"keep_best={self.monitor} is nothing that is measured. Choose one of "
+            f"{', '.join('val_' + name for name in names)}."
+        )
+
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None):
         row = {"epoch": epoch + 1, **{key: float(value) for key, value in (logs or {}).items()}}
         self.history.append(row)
@@ -74,7 +95,8 @@ class Checkpoints(keras.callbacks.Callback):
         better = value is not None and math.isfinite(value) and (self.best is None or self._is_better(value))
         if better:
             self.best = value
-        self._stop_without_gain()
+        if self.without_gain():
+            self.model.stop_training = True
         if not self.writes:
             return
         if better:
@@ -93,16 +115,18 @@ class Checkpoints(keras.callbacks.Callback):
     def _value(self, row: Mapping[str, float]) -> float | None:
         return row.get(self.monitor, row.get(self.monitor.removeprefix("val_")))
 
-    def _stop_without_gain(self):
-        # From the history, which a continued run has too.
+    def without_gain(self) -> bool:
+        """Whether `patience` has ended the training, by the history, which a continued run has too."""
         if self.patience is None or self.best is None:
-            return
-        at_best = [row["epoch"] for row in self.history if self._value(row) == self.best]
-        if at_best and self.history[-1]["epoch"] - at_best[0] >= self.patience:
-            self.model.stop_training = True
+            return False
+        measured = [row for row in self.history if self._value(row) is not None]
+        at_best = [row["epoch"] for row in measured if self._value(row) == self.best]
+        # By epochs that were measured: before the next of them nobody knows that nothing was gained.
+        return bool(at_best) and measured[-1]["epoch"] - at_best[0] >= self.patience
 
     def _is_better(self, value: float) -> bool:
-        return value < self.best if "loss" in self.monitor or "error" in self.monitor else value > self.best
+        falls = any(part in self.monitor for part in _FALLING)
+        return value < self.best if falls else value > self.best
 
 
 class StopOnNaN(keras.callbacks.Callback):

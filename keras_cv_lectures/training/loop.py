@@ -138,7 +138,12 @@ def train(
         # What is restored needs its variables, and TensorFlow would trace the step twice.
         model.optimizer.build(model.trainable_variables)
         checkpoints = Checkpoints(
-            out, monitor=options.keep_best, seed=options.seed, writes=chief, patience=options.patience
+            out,
+            monitor=options.keep_best,
+            seed=options.seed,
+            writes=chief,
+            patience=options.patience,
+            sometimes=options.keep_best.removeprefix(VALIDATION) in recipe.epoch_score_names,
         )
         first_epoch = checkpoints.restore(model) if resume else 0
     described = val_source
@@ -193,7 +198,7 @@ def train(
         context=context(steps),
     )
     started = time.perf_counter()
-    if first_epoch < options.epochs:
+    if first_epoch < options.epochs and not checkpoints.without_gain():
         with _readable_errors(strategy), warnings.catch_warnings():
             # Keras says so of validation data whose batches cannot be counted beforehand.
             warnings.filterwarnings("ignore", message="Your input ran out of data")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 
 from keras_cv_lectures.recipe import TrainingOptions
+from keras_cv_lectures.replicas import replica_count
 
 
 def make_optimizer(options: TrainingOptions, steps_per_epoch: int) -> keras.optimizers.Optimizer:
@@ -14,19 +15,37 @@ def make_optimizer(options: TrainingOptions, steps_per_epoch: int) -> keras.opti
         "global_clipnorm": options.clip_norm,
         "gradient_accumulation_steps": options.accumulate if options.accumulate > 1 else None,
     }
-    if options.optimizer == "sgd":
-        optimizer = keras.optimizers.SGD(momentum=options.momentum, weight_decay=options.weight_decay or None, **common)
-    elif options.optimizer == "rmsprop":
-        optimizer = keras.optimizers.RMSprop(
-            rho=0.95, momentum=0.9, centered=True, epsilon=1e-4, weight_decay=options.weight_decay or None, **common
-        )
-    elif options.optimizer == "adam":
-        optimizer = keras.optimizers.Adam(**common)
-    else:
-        optimizer = keras.optimizers.AdamW(weight_decay=options.weight_decay, **common)
+    decay = options.weight_decay or None
+    kind, settings = {
+        "sgd": (keras.optimizers.SGD, {"momentum": options.momentum, "weight_decay": decay}),
+        "rmsprop": (
+            keras.optimizers.RMSprop,
+            {"rho": 0.95, "momentum": 0.9, "centered": True, "epsilon": 1e-4, "weight_decay": decay},
+        ),
+        "adam": (keras.optimizers.Adam, {}),
+        "adamw": (keras.optimizers.AdamW, {"weight_decay": options.weight_decay}),
+    }[options.optimizer]
+    if options.clip_norm is not None and replica_count() > 1:
+        kind = _clipping_sums(kind)
+    optimizer = kind(**settings, **common)
     if options.optimizer != "adam" and options.weight_decay:
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return optimizer
+
+
+def _clipping_sums(kind: type[keras.optimizers.Optimizer]) -> type[keras.optimizers.Optimizer]:
+    """The optimizer with the norm of the whole gradient clipped: Keras clips what each replica adds to it."""
+
+    class Clipping(kind):
+        def _clip_gradients(self, grads):
+            return grads
+
+        def _all_reduce_sum_gradients(self, grads_and_vars):
+            pairs = super()._all_reduce_sum_gradients(grads_and_vars)
+            clipped = super()._clip_gradients([gradient for gradient, _ in pairs])
+            return [(gradient, variable) for gradient, (_, variable) in zip(clipped, pairs, strict=True)]
+
+    return Clipping
 
 
 def make_schedule(options: TrainingOptions, steps_per_epoch: int):

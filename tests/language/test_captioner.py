@@ -158,6 +158,37 @@ def test_batches_count_by_their_captions():
         assert parts[name] == pytest.approx(once[name], rel=1e-5), name
 
 
+def test_a_caption_weighs_the_same_on_every_replica(replicas):
+    """One replica has a picture with one caption, the other one with three: together the gradient of both."""
+    x, y = pictures(2), captions(2, count=3)
+    y[0, 1:] = 0
+    with replicas.scope():
+        model = make("soft")
+
+    def gradients(x, y):
+        for tracker in model.loss_trackers.values():
+            tracker.reset_state()
+        inputs = {"image": tf.cast(x, "float32"), "tokens": y}
+        with tf.GradientTape() as tape:
+            loss = model.compute_loss(inputs, y, model(inputs, training=False), training=False)
+        found = tape.gradient(loss, [v.value for v in model.trainable_variables])
+        return loss, [tf.convert_to_tensor(each) for each in found]  # of an embedding it is sparse
+
+    @tf.function
+    def shares(x, y):
+        place = tf.distribute.get_replica_context().replica_id_in_sync_group
+        return gradients(x[place : place + 1], y[place : place + 1])
+
+    expected = gradients(x, tf.constant(y))
+    wanted = {name: float(tracker.result()) for name, tracker in model.loss_trackers.items()}
+    found = replicas.run(shares, (tf.constant(x), tf.constant(y)))
+    for a, b in zip(tf.nest.flatten(found), tf.nest.flatten(expected), strict=True):
+        total = np.asarray(replicas.reduce("SUM", a, axis=None))
+        np.testing.assert_allclose(total, b, atol=1e-5 * max(1.0, float(tf.reduce_max(tf.abs(b)))))
+    for name, tracker in model.loss_trackers.items():
+        assert float(tracker.result()) == pytest.approx(wanted[name], rel=1e-5), name
+
+
 def test_what_the_encoder_said_takes_the_place_of_pictures():
     model, x, tokens = make(), pictures(), captions()
     seen = np.asarray(model.encoder(x))

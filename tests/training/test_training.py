@@ -22,6 +22,7 @@ from keras_cv_lectures.recipe import TrainingOptions, split_settings
 from keras_cv_lectures.runners import load_runner
 from keras_cv_lectures.systems import SYSTEMS
 from keras_cv_lectures.training import loop, make_strategy, train
+from keras_cv_lectures.training.callbacks import Checkpoints
 from keras_cv_lectures.training.optimizers import make_optimizer, make_schedule
 
 RECIPE = SYSTEMS["unet"]
@@ -97,6 +98,40 @@ def test_a_stopped_run_resumes_to_the_weights_of_an_uninterrupted_one(source, un
 def test_resuming_a_finished_run_changes_nothing(source, uninterrupted):
     again = _train(source, uninterrupted.folder, resume=True)
     assert _distance(uninterrupted.model, again.model) == 0
+
+
+def test_a_run_that_patience_ended_is_not_continued(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(Checkpoints, "_value", lambda self, row: 0.5)  # The first epoch stays the best.
+    first = _train(source, tmp_path / "run", patience=1)
+    assert [row["epoch"] for row in first.history] == [1, 2]
+    again = _train(source, tmp_path / "run", patience=1, resume=True)
+    assert again.history == first.history
+    assert _distance(first.model, again.model) == 0
+
+
+def test_patience_waits_for_the_next_measured_epoch(tmp_path):
+    checkpoints = Checkpoints(tmp_path, monitor="val_ap", seed=0, patience=2, sometimes=True)
+    checkpoints.best = 0.5
+    checkpoints.history = [{"epoch": k, **({"val_ap": 0.5} if k == 3 else {})} for k in (1, 2, 3, 4, 5)]
+    assert not checkpoints.without_gain()
+    checkpoints.history.append({"epoch": 6, "val_ap": 0.4})
+    assert checkpoints.without_gain()
+
+
+@pytest.mark.parametrize(
+    ("monitor", "falls"),
+    [("val_loss", True), ("val_cross_entropy", True), ("val_doubly_stochastic", True), ("loss_mask", True),
+     ("val_mean_iou", False), ("val_ap50", False), ("val_word_accuracy", False)],
+)  # fmt: skip
+def test_the_best_epoch_is_the_lowest_of_costs_and_the_highest_of_scores(tmp_path, monitor, falls):
+    checkpoints = Checkpoints(tmp_path, monitor=monitor, seed=0)
+    checkpoints.best = 1.0
+    assert (checkpoints._is_better(0.5), checkpoints._is_better(2.0)) == (falls, not falls)
+
+
+def test_what_is_not_measured_cannot_choose_the_best_epoch(source, tmp_path):
+    with pytest.raises(ModelError, match="keep_best=val_accurracy is nothing that is measured.*val_pixel_accuracy"):
+        _train(source, tmp_path / "run", keep_best="val_accurracy")
 
 
 def test_a_folder_with_a_run_is_not_overwritten(source, uninterrupted):
@@ -237,6 +272,49 @@ def test_bfloat16_and_class_weights(source, tmp_path):
     assert weights[0] == min(w for w in weights if w > 0) < 1
 
 
+def test_class_weights_reach_the_focal_loss():
+    """One pixel of each of two classes with even logits: -w (1 - 1/2)^2 log(1/2), by hand."""
+    loss = RECIPE.make_loss(dataclasses.replace(OPTIONS, loss="focal", class_weights="median_frequency"), [1.0, 3.0])
+    got = float(loss(np.array([[[0, 1]]]), np.zeros((1, 1, 2, 2), "float32")))
+    assert got == pytest.approx((1 + 3) / 2 * 0.25 * np.log(2), rel=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_replicas_clip_the_norm_of_the_whole_gradient(replicas, optimizer):
+    """Shares (3, 0) and (0, 4): the sum has norm 5, and 2.5 is half of it. Clipped one by one they would be equal."""
+    options = dataclasses.replace(
+        OPTIONS,
+        optimizer=optimizer,
+        momentum=0.0,
+        clip_norm=2.5,
+        schedule="constant",
+        warmup_epochs=0,
+        weight_decay=0.0,
+    )
+
+    def after(optimizer, variable, step):
+        step(lambda gradient: optimizer.apply([gradient], [variable]))
+        return [np.asarray(v) for v in (variable, *optimizer.variables)]
+
+    def made():
+        variable = keras.Variable(np.zeros(2, "float32"))
+        optimizer = make_optimizer(options, 10)
+        optimizer.build([variable])
+        return optimizer, variable
+
+    def on_replicas(apply):
+        shares = tf.constant([[3.0, 0.0], [0.0, 4.0]])
+        replicas.run(tf.function(lambda: apply(shares[tf.distribute.get_replica_context().replica_id_in_sync_group])))
+
+    with replicas.scope():
+        several = made()
+    expected = after(*made(), lambda apply: apply(tf.constant([3.0, 4.0])))
+    for a, b in zip(after(*several, on_replicas), expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    if optimizer == "sgd":
+        np.testing.assert_allclose(expected[0], [-0.15, -0.2], rtol=1e-6)
+
+
 def test_schedules_by_hand():
     options = dataclasses.replace(OPTIONS, epochs=10, learning_rate=1.0, warmup_epochs=1.0)
 
@@ -266,6 +344,9 @@ def test_biases_and_normalisation_do_not_decay():
     [
         ({"optimizer": "adamn"}, "`optimizer` must be one of"),
         ({"loss": "cross_entropy+dise"}, "`loss` must be a sum of"),
+        ({"loss": "dice", "class_weights": "median_frequency"}, "`class_weights` has an effect on cross_entropy and"),
+        ({"loss": "focal", "label_smoothing": 0.1}, "`label_smoothing` has an effect on cross_entropy only"),
+        ({"patience": 0}, "`patience` must be a positive integer"),
         ({"epochs": 0}, "`epochs` must be a positive integer"),
         ({"input_size": 96}, None),
         ({"input_size": (96,)}, "`input_size` must be"),

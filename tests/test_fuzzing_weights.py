@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 from fuzzing import BINARY, DEEP, guard, retyped
 
+from keras_cv_lectures import h5
+from keras_cv_lectures.backbones import applications
 from keras_cv_lectures.errors import DataError, ModelError
-from keras_cv_lectures.weights import h5, load_vgg16, load_weights, read_caffemodel, read_torch, tutorial_vocabulary
+from keras_cv_lectures.weights import load_weights, read_caffemodel, read_torch, tutorial_vocabulary
 from keras_cv_lectures.weights.captions import read_arrays
 from keras_cv_lectures.weights.convolutionalize import read_vgg16
 
@@ -69,6 +71,18 @@ def write_h5(path):
         group["kernel"], group["bias"] = KERNEL.transpose(2, 3, 1, 0), BIAS
 
 
+def tiny(include_top, weights, input_tensor=None, input_shape=None):
+    """In the place of a network of `keras.applications`: the layer of `write_h5`."""
+    x = keras.Input(input_shape) if input_tensor is None else input_tensor
+    return keras.Model(x, keras.layers.Conv2D(4, 3, name="block1_conv1")(x))
+
+
+def load_backbone(path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(applications.ENTRIES, "tiny", applications.Entry(tiny, "none", {"c1": "block1_conv1"}))
+        return applications.build_application("tiny", 3, str(path), 32)
+
+
 # The suffix of a file -> what reads it. The model is the loaders' target.
 READERS = {
     "zip.pth": lambda path, model: read_torch(path),
@@ -77,11 +91,12 @@ READERS = {
     "a.caffemodel": lambda path, model: read_caffemodel(path),
     "a.npz": lambda path, model: read_arrays(path),
     "vgg.h5": lambda path, model: read_vgg16(path),
+    "notop.h5": lambda path, model: load_backbone(path),
     "a.weights.h5": lambda path, model: load_weights(model, path),
     "a.keras": lambda path, model: load_weights(model, path),
 }
 # Those that build a network are slow, and HDF5 files are looked through by a process each.
-ROUNDS = {"vgg.h5": FAST // 30, "a.weights.h5": FAST // 30, "a.keras": FAST // 5}
+ROUNDS = {"vgg.h5": FAST // 30, "notop.h5": FAST // 30, "a.weights.h5": FAST // 30, "a.keras": FAST // 10}
 
 
 def write(path, model):
@@ -94,7 +109,7 @@ def write(path, model):
             caffe.write(path, {"conv1_1": [KERNEL, BIAS], "conv1_2": [KERNEL[:, :, :1, :1], BIAS]})
         case "a.npz":
             np.savez(path, Wemb=KERNEL, b=BIAS)
-        case "vgg.h5":
+        case "vgg.h5" | "notop.h5":
             write_h5(path)
         case "a.weights.h5":
             model.save_weights(path)
@@ -171,6 +186,12 @@ PICKLES = {
     "a size of a million digits": TENSOR + PERSISTENT + b"K\0\x8b\x40\x42\x0f\0" + b"\x7f" * 10**6
     + b"q\1(" + b"h\1" * 16 + b"t(" + b"K\1" * 16 + b"ttR",
     "an int of 5,000 digits": b"I" + b"9" * 5000 + b"\n",
+    "a call of many arguments, again and again": b"ctorch._utils\n_rebuild_tensor_v2\nq\0(" + PERSISTENT
+    + b"K\0K\1\x85K\1\x85" + b"N" * 10**5 + b"tq\1" + b"h\0h\1R0" * 300_000,
+    "a persistent id of many parts, again and again": PERSISTENT.removesuffix(b"tQ") + b"N" * 10**5 + b"tq\0"
+    + b"Q0" + b"h\0Q0" * 300_000,
+    "a key of a million digits, again and again": b"\x8b\x40\x42\x0f\0" + b"\x7f" * 10**6 + b"q\0}"
+    + b"h\0Ns" * 300_000,
     "a text longer than the file": b"\x8d" + (2**62).to_bytes(8, "little") + b"a",
     "deep lists": b"]" * DEEP + b"a" * (DEEP - 1),
     "a list inside of itself": b"]q\0h\0a",
@@ -320,32 +341,77 @@ def test_numbers_of_a_blob_in_a_million_pieces(tmp_path):
         assert read_caffemodel(path)["a"][0].shape == (10**6,)
 
 
+def harm(path, case, secret):
+    """Makes the file of weights at `path` do harm."""
+    datasets = []
+    with h5py.File(path, "a") as file:
+        file.visititems(lambda name, item: datasets.append(name) if isinstance(item, h5py.Dataset) else None)
+        name = datasets[0]
+        if case == "loop":
+            file[name].attrs["dtype"] = "bfloat16"  # Keras reads it, too.
+        else:
+            del file[name]
+        if case == "link":
+            file[name] = h5py.ExternalLink(str(secret), "x")
+        elif case == "numbers elsewhere":
+            file.create_dataset(name, (3, 3, 3, 4), "f4", external=[(str(secret), 0, 432)])
+        elif case == "numbers nowhere":
+            file.create_dataset(name, (3, 3, 3, 2**40), "f4", chunks=(3, 3, 3, 4))
+    if case == "loop":
+        # The length of a text in HDF5's heap; the library then looks for the next one without end.
+        whole = path.read_bytes()
+        path.write_bytes(whole.replace(b"\x08" + bytes(7) + b"bfloat16", b"\x7f" + bytes(7) + b"bfloat16"))
+        assert path.read_bytes() != whole
+
+
 @pytest.mark.parametrize("case", ["loop", "link", "numbers elsewhere", "numbers nowhere"])
-@pytest.mark.parametrize("name", ["vgg.h5", "a.weights.h5"])
+@pytest.mark.parametrize("name", ["vgg.h5", "notop.h5", "a.weights.h5", "a.keras"])
 def test_hdf5_files_made_to_harm(tmp_path, model, monkeypatch, name, case):
     path, secret = tmp_path / name, tmp_path / "secret"
     secret.write_bytes(bytes(432))
-    write_h5(path)
-    if case == "loop":
-        # The length of a text in HDF5's heap; the library then looks for the next one without end.
-        monkeypatch.setattr(h5, "_SECONDS", 2)
-        whole = path.read_bytes()
-        path.write_bytes(whole.replace(b"\x04" + bytes(7) + b"bias", b"\x7f" + bytes(7) + b"bias"))
-        assert path.read_bytes() != whole
+    monkeypatch.setattr(h5, "_SECONDS", 2 if case == "loop" else 10)
+    write(path, model)
+    if name == "a.keras":
+        inner = tmp_path / "model.weights.h5"
+        with zipfile.ZipFile(path) as archive:
+            parts = {part: archive.read(part) for part in archive.namelist()}
+        inner.write_bytes(parts[inner.name])
+        harm(inner, case, secret)
+        with zipfile.ZipFile(path, "w") as archive:
+            for part, content in {**parts, inner.name: inner.read_bytes()}.items():
+                archive.writestr(part, content)
     else:
-        with h5py.File(path, "a") as file:
-            group = file["block1_conv1"]
-            del group["kernel"]
-            if case == "link":
-                group["kernel"] = h5py.ExternalLink(str(secret), "x")
-            elif case == "numbers elsewhere":
-                group.create_dataset("kernel", (3, 3, 3, 4), "f4", external=[(str(secret), 0, 432)])
-            else:
-                group.create_dataset("kernel", (3, 3, 3, 2**40), "f4", chunks=(3, 3, 3, 4))
+        harm(path, case, secret)
     said = {"link": "points to another place", "numbers elsewhere": "kept in another file", "loop": "finds no end"}
-    with pytest.raises(ModelError, match=said.get(case, "claims")) as error:
-        (load_vgg16 if name == "vgg.h5" else load_weights)(model, path)
-    assert str(path) in str(error.value)
+    readers = [READERS[name], READERS["vgg.h5"]] if name == "a.keras" else [READERS[name]]
+    for read in readers:
+        with pytest.raises(ModelError, match=said.get(case, "claims")) as error:
+            read(path, model)
+        assert str(path) in str(error.value)
+
+
+def test_no_module_beside_a_file_is_imported(tmp_path, model, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "h5py.py").write_text("import pathlib\npathlib.Path('harmed').touch()\n")
+    write_h5(tmp_path / "vgg.h5")
+    assert list(read_vgg16("vgg.h5")) == ["conv1_1"]
+    assert not (tmp_path / "harmed").exists()
+
+
+def test_weights_in_a_keras_file_that_grow(tmp_path, model):
+    path = tmp_path / "a.keras"
+    model.save(path)
+    with zipfile.ZipFile(path) as archive:
+        parts = {part: archive.read(part) for part in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for part, content in parts.items():
+            archive.writestr(part, content)
+    load_weights(model, path)  # Packed by somebody else.
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for part, content in {**parts, "model.weights.h5": parts["model.weights.h5"] + bytes(2**24)}.items():
+            archive.writestr(part, content)
+    with pytest.raises(ModelError, match=r"a\.keras.*model\.weights\.h5 in it claims"):
+        load_weights(model, path)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from keras_cv_lectures.backbones.dilation import dilate, replace_layer
 from keras_cv_lectures.backbones.torch_shape import check_output_stride
 from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.layers import SyncBatchNormalization
-from keras_cv_lectures.weights import load_imagenet
+from keras_cv_lectures.weights import load_imagenet, set_weights
 
 
 @dataclass(frozen=True)
@@ -155,12 +155,12 @@ def build_application(name: str, channels: int, weights: str | None, output_stri
         base = entry.application(include_top=False, weights=None, input_tensor=x)
     if weights is not None:
         try:
-            load_imagenet(base, entry.application, weights)
-        except (OSError, ValueError, KeyError) as error:
+            load_imagenet(base, entry.application, weights, bgr=entry.convention == "caffe")
+        except Exception as error:  # A download that fails raises just that.
             where = "could not be downloaded" if weights == "imagenet" else f"cannot be loaded from {weights!r}"
             raise ModelError(
-                f"`backbone_weights` of {name} {where}: {error}. Without network, copy Keras's `_notop.h5` file "
-                "here and pass its path, or use backbone_weights=None."
+                f"`backbone_weights` of {name} {where}: {str(error).rstrip('.: ')}. Without network, copy Keras's "
+                "`_notop.h5` file here and pass its path, or use backbone_weights=None."
             ) from error
     stages = {stage: base.get_layer(layer).output for stage, layer in entry.stages.items()}
     model = _with_synchronized_statistics(keras.Model(picture, stages, name=name))
@@ -183,5 +183,5 @@ def _with_synchronized_statistics(model: keras.Model) -> keras.Model:
     if not replaced:
         return model
     copy = keras.Model.from_config(config)
-    copy.set_weights(model.get_weights())
+    set_weights(copy, model.get_weights())
     return copy

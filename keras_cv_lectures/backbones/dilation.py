@@ -10,6 +10,7 @@ from keras_cv_lectures.backbones.dilated_pooling import DilatedPooling2D
 from keras_cv_lectures.backbones.torch_shape import check_output_stride
 from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.layers import AtrousConv2D
+from keras_cv_lectures.weights import set_weights
 
 _CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
 _POOLINGS = (keras.layers.MaxPooling2D, keras.layers.AveragePooling2D)
@@ -69,7 +70,7 @@ def dilate(model: keras.Model, output_stride: int) -> keras.Model:
             _spread(entries, operations, name, parents, rate, lost)
         reached[name] = (stride, rate * own) if lost else (stride * own, rate)
     dilated = keras.Model.from_config(config)
-    dilated.set_weights(model.get_weights())
+    set_weights(dilated, model.get_weights())
     return dilated
 
 

@@ -14,6 +14,7 @@ import keras
 from keras_cv_lectures.detection.detector import Detector
 from keras_cv_lectures.detection.graph import Graph
 from keras_cv_lectures.errors import ModelError
+from keras_cv_lectures.weights import set_weights
 
 STEPS = ("rpn", "detector", "rpn_shared", "detector_shared")
 _RPN = ("loss_objectness", "loss_rpn_box_reg")
@@ -69,7 +70,7 @@ def train_alternating(
         raise ValueError(f"`epochs` must be one number or four, none negative. Received: epochs={epochs!r}")
 
     other = model.from_config(model.get_config())
-    other.set_weights(model.get_weights())
+    set_weights(other, model.get_weights())
     options = {"shuffle": False, **options}  # Keras warns of True, its default, where the batches are given.
     regions = tuple(name for name in model.losses_of.names if name not in _RPN)
     history = {}
@@ -91,7 +92,7 @@ def train_alternating(
     run(other, [other.graph.rpn], regions, proposer=model.graph)
     trained, shared = ([m.graph.backbone, *_heads(m)] for m in (other, model))
     for source, target in zip(trained, shared, strict=True):
-        target.set_weights(source.get_weights())
+        set_weights(target, source.get_weights())
     run(model, shared, _RPN)
     run(model, [model.graph.backbone, model.graph.rpn], regions)
     return history

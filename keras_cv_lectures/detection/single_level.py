@@ -183,7 +183,7 @@ def load_vgg16_layers(layers: Sequence[keras.layers.Layer], source: str | os.Pat
             continue
         kernel, bias = found[name]
         if name == "conv1_1":
-            kernel = adapt_first_kernel(kernel, layer.kernel.shape[2])
+            kernel = adapt_first_kernel(kernel, layer.kernel.shape[2], bgr=True)
         if isinstance(layer, keras.layers.Dense):
             kernel = kernel.reshape(-1, kernel.shape[-1])
         if [tuple(w.shape) for w in layer.weights] == [kernel.shape, bias.shape]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_cv_lectures.layers import AtrousConv2D
 from keras_cv_lectures.layers.subpixel import SubPixelConv2DTranspose, subpixel_kernel
+from keras_cv_lectures.weights import set_weights
 
 
 def for_export(model: keras.Model) -> keras.Model:
@@ -155,7 +156,7 @@ def _copy_weights(model: keras.Model, copy: keras.Model, pairs: dict) -> None:
             weights = _with_normalization(layer, pairs[layer])
         if isinstance(twin, SubPixelConv2DTranspose) and not isinstance(layer, SubPixelConv2DTranspose):
             weights[0] = subpixel_kernel(weights[0])
-        twin.set_weights(weights)
+        set_weights(twin, weights)
 
 
 def _with_normalization(conv: keras.layers.Layer, norm: keras.layers.BatchNormalization) -> list[np.ndarray]:

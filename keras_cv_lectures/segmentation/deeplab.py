@@ -130,7 +130,8 @@ def build_deeplab(
 
     if own_vgg:
         x = ImageNormalization("ilsvrc12", name="normalize")(image) if include_preprocessing else image
-        stages = {"c5": deeplab_vgg.vgg16_stride8(x, filters, normalization)}
+        x = deeplab_vgg.vgg16_stride8(x, filters, normalization)
+        stages = {"c5": deeplab_vgg.pool5a(x) if version == "v1" else x}
     else:
         if multi_grid is not None:
             backbone = _WITH_MULTI_GRID[backbone](input_shape[-1], backbone_weights, stride, multi_grid)

@@ -45,6 +45,11 @@ def vgg16_stride8(x: keras.KerasTensor, filters: int = 64, normalization: str | 
             x = keras.layers.MaxPooling2D(3, 2, name=f"pool{stage}")(x)
         else:
             x = keras.layers.MaxPooling2D(3, 1, padding="same", name=f"pool{stage}")(x)
+    return x
+
+
+def pool5a(x: keras.KerasTensor) -> keras.KerasTensor:
+    """The mean of 3x3 cells that v1 has before fc6, and v2 has not; (B, h, w, C) like `x`."""
     # Caffe's mean counts the padding: at the border, too, the sum is divided by nine.
     x = keras.layers.ZeroPadding2D(1, name="pool5a_pad")(x)
     return keras.layers.AveragePooling2D(3, 1, name="pool5a")(x)
@@ -102,7 +107,7 @@ def load_classifier(model: keras.Model, source: str | os.PathLike | keras.Model)
             continue
         shape = tuple(layer.kernel.shape)
         if layer.name == "conv1_1":
-            kernel = adapt_first_kernel(kernel, shape[2])
+            kernel = adapt_first_kernel(kernel, shape[2], bgr=True)
         elif layer.name.startswith("fc"):
             kept = [_evenly(have, want) for have, want in zip(kernel.shape, shape, strict=True)]
             kernel, bias = kernel[np.ix_(*kept)], bias[kept[-1]]
@@ -124,4 +129,4 @@ def _sum(scores: list, *, name: str):
     return keras.layers.Add(dtype="float32", name=name)(scores) if len(scores) > 1 else scores[0]
 
 
-__all__ = ["aspp_of_classifiers", "aspp_of_scores", "large_fov_head", "load_classifier", "vgg16_stride8"]
+__all__ = ["aspp_of_classifiers", "aspp_of_scores", "large_fov_head", "load_classifier", "pool5a", "vgg16_stride8"]

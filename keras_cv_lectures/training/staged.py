@@ -110,8 +110,8 @@ def start_from(source: keras.Model, target: keras.Model) -> list[str]:
     Raises:
         ModelError: if the two share no layer.
     """
-    new = copy_weights(source, target)
-    if len(new) == len([layer for layer in target.layers if layer.weights]):
+    copied, new = copy_weights(source, target)
+    if not copied:
         raise ModelError(
             f"{target.name!r} cannot start from {source.name!r}: they share no layer of equal name and shapes. Build "
             "both with the same widths and classes."

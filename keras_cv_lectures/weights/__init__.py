@@ -1,5 +1,6 @@
 """Weights: foreign and local files -> variables of our models. Nothing is downloaded unless a caller asks for it."""
 
+from keras_cv_lectures.weights.assign import set_weights
 from keras_cv_lectures.weights.caffe import load_caffe, read_caffemodel
 from keras_cv_lectures.weights.captions import arctic_vocabulary, load_caption_weights, tutorial_vocabulary
 from keras_cv_lectures.weights.convolutionalize import load_vgg16
@@ -22,6 +23,7 @@ __all__ = [
     "load_weights",
     "read_caffemodel",
     "read_torch",
+    "set_weights",
     "to_torch_state",
     "tutorial_vocabulary",
 ]

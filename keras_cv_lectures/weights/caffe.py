@@ -173,8 +173,7 @@ def _first_kernel(kernel, layer, reverse) -> np.ndarray:
     if kernel.shape[2] != 3:
         return kernel
     if channels != 3:
-        # Pictures of another number of channels are not reversed by the normalization.
-        return adapt_first_kernel(kernel[:, :, ::-1], channels)
+        return adapt_first_kernel(kernel, channels, bgr=True)
     return kernel[:, :, ::-1] if reverse else kernel
 
 

@@ -12,7 +12,8 @@ import keras
 import numpy as np
 
 from keras_cv_lectures.errors import ModelError
-from keras_cv_lectures.weights.h5 import check_h5
+from keras_cv_lectures.h5 import check_h5
+from keras_cv_lectures.runners import load_keras_model
 from keras_cv_lectures.weights.keras_applications import adapt_first_kernel
 
 _FULLY_CONNECTED = {"fc1": "fc6", "fc2": "fc7", "predictions": "fc8"}
@@ -45,7 +46,7 @@ def load_vgg16(model: keras.Model, source: str | os.PathLike | keras.Model) -> l
     for name, layer in targets.items():
         kernel, bias = layers[name]
         if name == "conv1_1":
-            kernel = adapt_first_kernel(kernel, layer.kernel.shape[2])
+            kernel = adapt_first_kernel(kernel, layer.kernel.shape[2], bgr=True)
         if [tuple(w.shape) for w in layer.weights] == [kernel.shape, bias.shape]:
             layer.set_weights([kernel, bias])
             fits += 1
@@ -162,7 +163,7 @@ def _keras_arrays(source) -> Layers:
     if not path.exists():
         raise ModelError(f"`backbone_weights` must be an existing file. Received: {str(path)!r}")
     if path.suffix == ".keras":
-        return _keras_arrays(keras.saving.load_model(path, compile=False))
+        return _keras_arrays(load_keras_model(path))
     if path.suffix != ".h5" or path.name.endswith(".weights.h5"):
         raise ModelError(f"`backbone_weights` must be a `.h5`, `.keras` or `.caffemodel` file. Received: {str(path)!r}")
     return _h5_arrays(path)

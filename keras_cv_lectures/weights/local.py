@@ -13,10 +13,11 @@ import keras
 import numpy as np
 
 from keras_cv_lectures.errors import ModelError
+from keras_cv_lectures.h5 import load_h5
 from keras_cv_lectures.runners import load_keras_model
+from keras_cv_lectures.weights.assign import set_weights
 from keras_cv_lectures.weights.caffe import load_caffe
 from keras_cv_lectures.weights.captions import CAPTION_SUFFIXES, is_captioner, load_caption_weights
-from keras_cv_lectures.weights.h5 import check_h5
 from keras_cv_lectures.weights.pth import TORCH_SUFFIXES
 from keras_cv_lectures.weights.published import download, find_published
 from keras_cv_lectures.weights.torchvision import load_torch
@@ -59,14 +60,10 @@ def load_weights(
         return
     if path.name.endswith(".weights.h5"):
         try:
-            check_h5(path)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Keras warns of what it then raises.
-                model.load_weights(path)
-        except Exception as error:  # Damaged files make HDF5 and Keras raise almost anything.
-            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".: ")
+            load_h5(model, path)
+        except ModelError as error:
             raise ModelError(
-                f"`weights` file {path} does not fit the model {model.name!r}: {reason}. "
+                f"`weights` file {path} does not fit the model {model.name!r}: {str(error).rstrip('.: ')}. "
                 "A `.weights.h5` file fits the very same network only, its number of classes included; of a model "
                 "saved by model.save('NAME.keras') the layers that fit are taken."
             ) from error
@@ -80,8 +77,8 @@ def load_weights(
         source = load_keras_model(path)
     except ModelError as error:
         raise ModelError(f"`weights` cannot be read: {error}") from error
-    skipped = copy_weights(source, model)
-    if len(skipped) == len([layer for layer in model.layers if layer.weights]):
+    copied, skipped = copy_weights(source, model)
+    if not copied:
         raise ModelError(f"`weights` file {path} fits no layer of {model.name!r}: it holds {source.name!r}.")
     if skipped and whole:
         raise ModelError(f"`weights` file {path} does not fit the model {model.name!r}: other shapes for {skipped}.")
@@ -89,17 +86,26 @@ def load_weights(
         warnings.warn(f"{path.name} has other shapes for {skipped}: these keep their initial values.", stacklevel=3)
 
 
-def copy_weights(source: keras.Model, target: keras.Model) -> list[str]:
-    """Copies the weights of layers of equal name and shapes. Returns the names of the layers left as they were."""
+def copy_weights(source: keras.Model, target: keras.Model) -> tuple[list[str], list[str]]:
+    """Copies the weights of layers of equal name and shapes.
+
+    Returns:
+        Names of the layers that were copied and of those that were left as they were. Of a model inside the model that
+        fits in parts, such as a detector's head for other classes, the layers one by one: "box.fc6".
+    """
     by_name = {layer.name: layer for layer in source.layers}
-    skipped = []
+    copied, skipped = [], []
     for layer in target.layers:
         if not layer.weights:
             continue
         other = by_name.get(layer.name)
         shapes = [tuple(w.shape) for w in layer.weights]
-        if other is None or [tuple(w.shape) for w in other.weights] != shapes:
-            skipped.append(layer.name)
+        if other is not None and [tuple(w.shape) for w in other.weights] == shapes:
+            set_weights(layer, [np.asarray(w) for w in other.get_weights()])
+            copied.append(layer.name)
+        elif isinstance(layer, keras.Model) and isinstance(other, keras.Model):
+            for names, inner in zip((copied, skipped), copy_weights(other, layer), strict=True):
+                names += [f"{layer.name}.{name}" for name in inner]
         else:
-            layer.set_weights([np.asarray(w) for w in other.get_weights()])
-    return skipped
+            skipped.append(layer.name)
+    return copied, skipped

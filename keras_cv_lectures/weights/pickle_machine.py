@@ -149,6 +149,9 @@ class _Machine:
         arguments, function = self.pop(), self.pop()
         if not callable(function) or type(arguments) is not tuple:
             raise TypeError("a call of what is no function")
+        # A tuple can be named again for two bytes: unpacked each time, a long one would take hours.
+        if len(arguments) > _MOST_ARGUMENTS:
+            raise TypeError(f"a call with {len(arguments)} arguments")
         self.stack.append(function(*arguments))
 
     def _build(self, _):
@@ -160,9 +163,12 @@ class _Machine:
         self.stack.append(self.persistent(self.pop()))
 
 
+# `torch._utils._rebuild_tensor_v2` has seven.
+_MOST_ARGUMENTS = 16
 _PUSHES_ARGUMENT = frozenset(
     (
-        *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"),
+        # Without LONG4, for numbers of more than 255 bytes: as a key, a long one is read through at every use.
+        *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1"),
         *("FLOAT", "BINFLOAT"),
         *("STRING", "BINSTRING", "SHORT_BINSTRING"),
         *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),

@@ -144,6 +144,8 @@ def _read_tensors(file: BinaryIO) -> tuple[Any, dict[str, Storage]]:
 
     def persistent(identifier: Any) -> Storage:
         # ("storage", type, key, device, length), in the older form with (key, offset, length) of a view or None.
+        if type(identifier) is not tuple or not 5 <= len(identifier) <= 6:
+            raise ModelError(f"{reprlib.repr(identifier)} is no storage")
         tag, kind, key, _, length, *view = identifier
         if tag != "storage" or not isinstance(kind, StorageType) or not isinstance(key, str):
             raise ModelError(f"{reprlib.repr(identifier)} is no storage")

@@ -117,7 +117,7 @@ def load_torch(
             value = adapt_first_kernel(value, slot.shape[2])
         if value is not None and value.shape == slot.shape:
             plan.append((slot, value))
-        elif slot.matches(head) and value is not None and value.shape[:-1] == slot.shape[:-1]:
+        elif slot.matches(head) and value is not None and slot.differs_in_outputs_only(value.shape):
             kept.add(slot.module)
         else:
             problems.append(f"{slot.path} has shape {slot.shape}, {key} has {np.shape(state[key])} in torch's layout")
@@ -175,6 +175,13 @@ class _Slot:
 
     def matches(self, patterns: Sequence[str]) -> bool:
         return any(fnmatch.fnmatchcase(name, p) for name in (self.module, self.layer.name) for p in patterns)
+
+    def differs_in_outputs_only(self, shape: tuple[int, ...]) -> bool:
+        """Whether a value of `shape`, in Keras's layout, would fit a layer of another number of outputs."""
+        transposed = self.kind == "kernel" and isinstance(self.layer, keras.layers.Conv2DTranspose)
+        outputs = len(self.shape) - (2 if transposed else 1)
+        sides = enumerate(zip(shape, self.shape, strict=False))
+        return len(shape) == len(self.shape) and all(a == b for axis, (a, b) in sides if axis != outputs)
 
     def from_torch(self, value: np.ndarray) -> np.ndarray | None:
         """The tensor in Keras's layout, or None where its number of axes fits no layout of the layer."""

@@ -9,14 +9,29 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
+from typing import TYPE_CHECKING
 
 from keras_cv_lectures.errors import ModelError
+
+if TYPE_CHECKING:
+    import keras
 
 _SECONDS = 60
 # Visits what describes the numbers, not the numbers: the files may be large.
 _VISIT = """
-import sys, h5py
+import io, os, sys, h5py
 densest = 32  # Trained numbers hardly compress.
+def inside(path):
+    import zipfile
+    with zipfile.ZipFile(path) as archive:
+        name = "model.weights.h5"
+        if name not in archive.namelist():
+            sys.exit(0)  # Keras says what it misses.
+        claimed, there = archive.getinfo(name).file_size, os.path.getsize(path)
+        if claimed > densest * there:
+            sys.exit(f"{name} in it claims {claimed:,} bytes, and the whole file has {there:,}")
+        return io.BytesIO(archive.read(name))
 def visit(group, path):
     for name in group:
         link = group.get(name, getlink=True)
@@ -34,7 +49,8 @@ def visit(group, path):
                 sys.exit(f"the numbers of {path}/{name} are kept in another file")
             if item.dtype.kind in "fiub" and item.nbytes > densest * item.id.get_storage_size():
                 sys.exit(f"{path}/{name} claims {item.nbytes:,} bytes and has {item.id.get_storage_size():,}")
-with h5py.File(sys.argv[1], "r") as file:
+path = sys.argv[1]
+with h5py.File(inside(path) if path.endswith(".keras") else path, "r") as file:
     for attribute in file.attrs:
         file.attrs[attribute]
     visit(file, "")
@@ -44,10 +60,14 @@ with h5py.File(sys.argv[1], "r") as file:
 def check_h5(path: str | os.PathLike) -> None:
     """Refuses a damaged file, and one whose numbers are elsewhere or nowhere.
 
+    Args:
+        path: of the file, or of a `.keras` file, an archive with such a file of weights inside.
+
     Raises:
         ModelError: it says which.
     """
-    command = [sys.executable, "-c", _VISIT, os.fspath(path)]
+    # -P: no module of the current folder, which may have come with the file.
+    command = [sys.executable, "-P", "-c", _VISIT, os.fspath(path)]
     try:
         done = subprocess.run(command, capture_output=True, timeout=_SECONDS, check=False)
     except subprocess.TimeoutExpired as error:
@@ -57,4 +77,21 @@ def check_h5(path: str | os.PathLike) -> None:
         raise ModelError(f"{path} cannot be read as an HDF5 file of weights: {told[:300]}. Fetch it again.")
 
 
-__all__ = ["check_h5"]
+def load_h5(model: keras.Model, path: str | os.PathLike) -> None:
+    """Loads a file of weights of Keras, `.weights.h5` or `.h5`, into a model.
+
+    Raises:
+        ModelError: the file is absent, damaged, or of another network.
+    """
+    try:
+        check_h5(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Keras warns of what it then raises.
+            model.load_weights(path)
+    except ModelError:
+        raise
+    except Exception as error:  # Damaged files make HDF5 and Keras raise almost anything.
+        raise ModelError((str(error).splitlines() or [type(error).__name__])[0]) from error
+
+
+__all__ = ["check_h5", "load_h5"]

@@ -5,8 +5,9 @@ An example is an unbatched dict of NumPy arrays. A pixel in row i and column j c
 * `image` (H, W, C) uint8, RGB; a grey file comes as three equal channels unless one was asked for
 * `mask` (H, W) int32 class ids, 255 = ignore
 * `boxes` (N, 4) float32 (x1, y1, x2, y2) in absolute pixels, x1 < x2 <= W; `labels` (N,) int32 from 0, no background
-* `crowd` (N,) bool, where the data set has any: a group, or an object marked difficult. Not trained on, and neither
-  right nor wrong when detected
+* `crowd` and `difficult` (N,) bool, where the data set has any: a group, in which any number of detections may lie, and
+  an object that Pascal VOC marks so. Neither is trained on, and finding it is neither right nor wrong
+* `area` (N,) float32, where the data set says it: square pixels of the object itself, not of its box
 * instance masks cropped to their objects: `mask_windows` (N, 4) int32, pixels (x1, y1, x2, y2), half-open, and
   `mask_pixels` (P,) uint8, 0 or 1, the crops row by row, one after the other (`geometry.masks.unpack_masks`); or, of
   generated pictures, `instance_masks` (N, H, W) uint8, 0 or 1

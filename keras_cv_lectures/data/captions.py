@@ -17,7 +17,7 @@ from keras_cv_lectures.data.caption_tables import caption_rows
 from keras_cv_lectures.data.flickr import find_flickr, flickr_rows, in_split
 from keras_cv_lectures.data.folders import refuse
 from keras_cv_lectures.data.images import IMAGE_SUFFIXES, read_image
-from keras_cv_lectures.data.objects import path_inside, shortened
+from keras_cv_lectures.data.objects import path_inside, picture_ids, shortened
 from keras_cv_lectures.data.source import Source
 from keras_cv_lectures.errors import DataError
 from keras_cv_lectures.files import read_json
@@ -293,9 +293,6 @@ class _Gathered:
     ) -> CaptionListing:
         """The listing; with `every_picture` each picture in the folder should have a caption."""
         files = tuple(self.captions)
-        stems = [file.relative_to(self.images).with_suffix("").as_posix() for file in files]
-        alone = len(set(stems)) == len(stems)
-        ids = stems if alone else [file.relative_to(self.images).as_posix() for file in files]
         problems = []
         if not files:
             problems.append(
@@ -305,7 +302,7 @@ class _Gathered:
             )
         return CaptionListing(
             name=name,
-            ids=tuple(ids),
+            ids=picture_ids(files, self.images),
             files=files,
             captions=tuple(tuple(texts) for texts in self.captions.values()),
             left_out=tuple(self.left_out),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_cv_lectures.data.folders import Pair, Pairing, natural, paired_source, pictures_below
+from keras_cv_lectures.data.folders import Pair, Pairing, natural, paired_source, pictures_below, visible
 from keras_cv_lectures.data.images import read_mask
 from keras_cv_lectures.data.labels import IGNORE, Color, LabelMap, read_label_file
 from keras_cv_lectures.data.objects import (
@@ -133,7 +133,7 @@ def cityscapes_pairs(folder: str | Path, split: str) -> Pairing:
         DataError: a folder is missing or holds no picture.
     """
     images, masks = _folders(folder, split)
-    ending = next((e for e in _ENDINGS if any(masks.glob(f"*/*{e}.png"))), next(iter(_ENDINGS)))
+    ending = next((e for e in _ENDINGS if any(visible(masks.glob(f"*/*{e}.png")))), next(iter(_ENDINGS)))
     return _pairs(images, masks, ending, f"cityscapes {split}", _ENDINGS[ending])
 
 
@@ -224,7 +224,7 @@ def _pairs(images: Path, masks: Path, ending: str, name: str, labels: LabelMap |
     known = set(found.values())
     problems += [
         f"{mask} has no picture in {images}. Add the picture or remove the mask."
-        for mask in sorted(masks.glob(f"*/*{ending}.png"))
+        for mask in sorted(visible(masks.glob(f"*/*{ending}.png")))
         if mask not in known
     ]
     pairs = tuple(Pair(key, pictures[key], mask) for key, mask in found.items() if mask.is_file())

@@ -6,6 +6,7 @@ Keypoints keep their written coordinates; those marked absent are (0, 0, 0).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from keras_cv_lectures.data.objects import (
     crop_of,
     object_source,
     path_inside,
+    picture_ids,
     shortened,
 )
 from keras_cv_lectures.data.source import Source
@@ -38,10 +40,11 @@ def coco_source(
     masks: bool = True,
     channels: int | None = 3,
 ) -> Source:
-    """Pictures of a COCO file with `boxes`, `labels`, and `crowd`, instance masks and `keypoints` where it has any.
+    """Pictures of a COCO file with `boxes`, `labels`, and what it has of `crowd`, `area`, instance masks, `keypoints`.
 
     Labels count the categories in the order of their ids without gaps: COCO's ids 1 ... 90 become 0 ... 79. Boxes are
-    cut at the edge of the picture; see `object_source` for objects that are left out.
+    cut at the edge of the picture; see `object_source` for objects that are left out. `area` is what the file says, by
+    which COCO tells small objects from large ones; of an object without it, that of its mask, or else of its box.
 
     Args:
         json_file: such as `instances_train2017.json` or `person_keypoints_val2017.json`.
@@ -93,6 +96,7 @@ def coco_objects(
     # The doctor goes on to look at the boxes.
     has_masks = has_masks and not bare
     has_crowd = any(a.crowd for a in every)
+    has_area = not all(math.isnan(a.area) for a in every)
     count = len(categories.keypoint_names)
 
     def objects(index: int, size: Size) -> Objects:
@@ -105,13 +109,14 @@ def coco_objects(
             boxes=np.array([a.box for a in found], np.float64).reshape(-1, 4),
             labels=np.array([a.label for a in found], np.int32),
             crowd=np.array([a.crowd for a in found], bool) if has_crowd else None,
+            area=np.array([a.area for a in found], np.float32) if has_area else None,
             masks=[crop_of(a.segmentation, size, n) for a, n in zip(found, names, strict=True)] if has_masks else None,
             keypoints=np.array([a.keypoints for a in found], np.float32).reshape(-1, count, 3) if count else None,
         )
 
     return ObjectListing(
         name=f"coco {json_file.name}",
-        ids=tuple(row.name for row in rows),
+        ids=picture_ids([row.file for row in rows], images),
         files=tuple((row.file,) for row in rows),
         objects=objects,
         classes=categories.classes,
@@ -126,13 +131,13 @@ class _Annotation:
     box: tuple[float, float, float, float]
     label: int
     crowd: bool
+    area: float
     segmentation: list[np.ndarray] | dict[str, Any] | None
     keypoints: np.ndarray | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Picture:
-    name: str
     file: Path
     size: tuple[float, float] | None
     annotations: list[_Annotation]
@@ -163,7 +168,7 @@ def _load(json_file: Path) -> dict[str, Any]:
 def _pictures(entries: list, json_file: Path, images: Path, problems: list[str]) -> dict[Any, _Picture]:
     """Picture id -> picture, in the order of the file."""
     found: dict[Any, _Picture] = {}
-    names: dict[str, Any] = {}
+    owners: dict[Path, Any] = {}
     missing: list[Path] = []
     for number, entry in enumerate(entries):
         key = entry.get("id") if isinstance(entry, dict) else None
@@ -179,16 +184,15 @@ def _pictures(entries: list, json_file: Path, images: Path, problems: list[str])
         except DataError as error:
             problems.append(str(error))
             continue
-        name = file.relative_to(images).with_suffix("").as_posix()
-        if name in names:
-            problems.append(f"{where} is the file of picture {names[name]}, {file}. Unite the two.")
+        if file in owners:
+            problems.append(f"{where} is the file of picture {owners[file]}, {file}. Unite the two.")
             continue
         if not file.is_file():
             missing.append(file)
         size = tuple(entry.get(side) for side in ("height", "width"))
-        names[name] = key
+        owners[file] = key
         known = all(_is_number(side) and side > 0 for side in size)
-        found[key] = _Picture(name=name, file=file, size=size if known else None, annotations=[])
+        found[key] = _Picture(file=file, size=size if known else None, annotations=[])
     if len(missing) == len(found) > 1:
         raise DataError(
             f"none of the {len(missing)} pictures that {json_file} names is in {images}; the first would be "
@@ -259,6 +263,7 @@ def _annotation(entry: Any, pictures: dict[Any, _Picture], categories: _Categori
         box=_box(entry.get("bbox")),
         label=label,
         crowd=bool(crowd),
+        area=_area(entry.get("area")),
         segmentation=segmentation,
         keypoints=_keypoints(entry.get("keypoints"), len(categories.keypoint_names)),
     )
@@ -272,6 +277,11 @@ def _box(values: Any) -> tuple[float, float, float, float]:
         )
     x, y, width, height = numbers.tolist()
     return x, y, x + width, y + height
+
+
+def _area(value: Any) -> float:
+    """Square pixels; nan for what is none, which tools write or leave out as they like."""
+    return float(value) if _is_number(value) and value >= 0 else math.nan
 
 
 def _segmentation(value: Any, size: tuple[float, float] | None) -> list[np.ndarray] | dict[str, Any] | None:

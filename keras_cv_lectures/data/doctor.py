@@ -144,11 +144,11 @@ def examine(
         for index in range(len(source)):
             try:
                 example, left_out = source.inspect(index) if source.inspect else (source.read(index), ())
+                survey.add(example, source.ids[index], left_out)
             except DataError as error:
                 lines = str(error).split("\n") if source.files else [str(error)]
                 problems += [line for line in lines if line.partition(" does not exist")[0] not in missing]
             else:
-                survey.add(example, source.ids[index], left_out)
                 seen[_fingerprint(source, index, example)].append((source.name, _file_name(source, index)))
             done += 1
             if progress:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from keras_cv_lectures.data.caption_tables import caption_rows, read_lines
+from keras_cv_lectures.data.folders import visible
 from keras_cv_lectures.errors import DataError
 
 _CAPTION_FILES = ("captions.txt", "captions.csv", "results.csv", "Flickr8k.token.txt", "results_20130124.token",
@@ -83,10 +84,9 @@ def find_flickr(folder: str | Path) -> FlickrLayout:
             "Unpack the pictures into a folder of it."
         )
     lists = {}
+    texts = [p for f in folders if f != pictures or f == folder for p in sorted(visible(f.glob("*.txt")))]
     for split, pattern in _LISTS.items():
-        found = [p for f in folders if f != pictures for p in sorted(f.glob("*.txt")) if pattern.search(p.stem)]
-        if pictures == folder:
-            found += [p for p in sorted(folder.glob("*.txt")) if pattern.search(p.stem)]
+        found = [path for path in texts if pattern.search(path.stem)]
         if len(found) > 1:
             raise DataError(f"{folder} holds several lists for {split}: {', '.join(map(str, found))}. Keep one.")
         lists |= {split: found[0]} if found else {}

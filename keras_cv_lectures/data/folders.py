@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -230,6 +230,11 @@ def pictures_below(folder: Path) -> dict[str, list[Path]]:
     if not found:
         raise DataError(f"{folder} holds no picture ({', '.join(IMAGE_SUFFIXES)}). Check the path.")
     return dict(found)
+
+
+def visible(paths: Iterable[Path]) -> Iterator[Path]:
+    """Those of `paths` whose last part does not begin with a dot; macOS puts a file `._NAME` beside NAME."""
+    return (path for path in paths if not path.name.startswith("."))
 
 
 def _partners(images: dict[str, list[Path]], masks: dict[str, list[Path]]) -> dict[str, str]:

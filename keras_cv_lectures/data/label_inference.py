@@ -30,7 +30,7 @@ _LOSSY = (".jpg", ".jpeg")
 
 
 def mask_values(path: str | Path) -> np.ndarray:
-    """The distinct values in a mask file: (K,) int64, or (K, 3) colours of an RGB file that is not grey throughout.
+    """The distinct values in a mask file: (K,) int64, or (K, 3) int64 colours of an RGB file, grey or not.
 
     Raises:
         DataError: the file cannot be read.
@@ -41,10 +41,10 @@ def mask_values(path: str | Path) -> np.ndarray:
 def values_of(raw: np.ndarray) -> np.ndarray:
     """`mask_values` of a mask that was read already."""
     if raw.ndim == 3:
-        if not is_grey(raw):
-            packed = np.unique(pack_colors(raw))
-            return np.stack([packed >> 16, packed >> 8 & 255, packed & 255], axis=-1)
-        raw = raw[..., 0]
+        if is_grey(raw):
+            return values_of(raw[..., 0])[:, None].repeat(3, axis=1)
+        packed = np.unique(pack_colors(raw))
+        return np.stack([packed >> 16, packed >> 8 & 255, packed & 255], axis=-1)
     if raw.dtype == np.uint8:
         return np.flatnonzero(np.bincount(raw.ravel(), minlength=256))
     return np.unique(raw).astype(np.int64)
@@ -58,7 +58,8 @@ def infer_label_map(
     * Only 0 and 255, or only 0 and 1: background and foreground.
     * Other integers: classes 0..max, named "class 0", "class 1", ...; 255 is ignored.
     * Colours: the Pascal VOC classes if every colour is one of theirs, otherwise one class for each colour, black
-      first, the rest by ascending (red, green, blue), named by their hexadecimal code.
+      first, the rest by ascending (red, green, blue), named by their hexadecimal code. RGB files that are grey
+      throughout hold colours where another file is coloured, and integers where none is.
 
     The map's `note` says what was chosen and how to override it. Validation masks may lack a class, and a guess from
     them alone would number the classes differently: give the `classes` that were guessed for the training masks.
@@ -76,6 +77,8 @@ def label_map_of_values(found: Mapping[Path, np.ndarray], *, classes: Sequence[s
     """`infer_label_map` for values that were read already: file -> its `mask_values`."""
     if not found:
         raise DataError("there is no mask to take labels from. Check the mask folder.")
+    if all(values.ndim == 1 or is_grey(values) for values in found.values()):
+        found = {path: values[:, 0] if values.ndim == 2 else values for path, values in found.items()}
     if classes is not None and tuple(classes) != BINARY_CLASSES:
         guess = _guess_behind(tuple(classes))
         held = {value for values in found.values() if values.ndim == 1 for value in values.tolist()}
@@ -113,13 +116,14 @@ def _guess_behind(classes: tuple[str, ...]) -> LabelMap:
 
 
 def _guess(found: Mapping[Path, np.ndarray]) -> LabelMap:
-    colored = [path for path, values in found.items() if values.ndim == 2]
+    # Masks that are black throughout may be stored in any way.
+    colored = [path for path, values in found.items() if values.ndim == 2 and values.any()]
     if not colored:
         return _map_of_integers({path: set(values.tolist()) for path, values in found.items()})
-    # A coloured mask that happens to be black throughout was taken for grey.
-    grey = [path for path, values in found.items() if values.ndim == 1 and set(values.tolist()) - {0}]
+    grey = [path for path, values in found.items() if values.ndim == 1 and values.any()]
     if grey:
-        raise DataError(f"{colored[0]} is a coloured mask but {grey[0]} is a grey one. Save all masks in one way.")
+        example = next(path for path in colored if not is_grey(found[path]))
+        raise DataError(f"{example} is a coloured mask but {grey[0]} is a grey one. Save all masks in one way.")
     colors = {tuple(color) for path in colored for color in found[path].tolist()}
     colors |= {(0, 0, 0)} if len(colored) < len(found) else set()
     return _map_of_colors(colors, colored)

@@ -48,7 +48,9 @@ class Objects:
         names: N texts that name each object in a message, with the file.
         boxes: (N, 4) float64 (x1, y1, x2, y2) in pixels.
         labels: (N,) positions in the class names.
-        crowd: (N,) bool, groups and objects that are not to be learned; None where the data set has no such mark.
+        crowd: (N,) bool, groups; None where the data set has no such mark.
+        difficult: (N,) bool, objects that Pascal VOC marks so; None where the data set has no such mark.
+        area: (N,) annotated square pixels, nan where an object has none; None where the data set has none at all.
         masks: N pairs of a crop (h, w), not 0 where the object is, and its window (x1, y1, x2, y2), half-open and
             inside the picture; None where the data set has no masks.
         keypoints: (N, K, 3) x, y, visibility; None where the data set has none.
@@ -58,6 +60,8 @@ class Objects:
     boxes: np.ndarray
     labels: np.ndarray
     crowd: np.ndarray | None = None
+    difficult: np.ndarray | None = None
+    area: np.ndarray | None = None
     masks: Sequence[Crop] | None = None
     keypoints: np.ndarray | None = None
 
@@ -95,8 +99,9 @@ class ObjectListing:
 def object_source(listing: ObjectListing, *, channels: int | None = 3) -> Source:
     """Examples of `image`, `boxes`, `labels`, `image_id` and what else the data set has, read from files.
 
-    `crowd` (N,) bool, `mask_pixels` (P,) uint8 with `mask_windows` (N, 4) int32, and `keypoints` (N, K, 3) float32 are
-    in every example of a data set that has them at all; see `keras_cv_lectures.data`.
+    `crowd` and `difficult` (N,) bool, `area` (N,) float32, `mask_pixels` (P,) uint8 with `mask_windows` (N, 4) int32,
+    and `keypoints` (N, K, 3) float32 are in every example of a data set that has them at all; see
+    `keras_cv_lectures.data`.
     """
 
     def inspect(index: int) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -146,6 +151,13 @@ def path_inside(folder: Path, text: object, where: str) -> Path:
         shown = shortened(text)
         raise DataError(f"{where} names the picture {shown}; expected a path inside {folder}. Correct the name.")
     return folder / inner
+
+
+def picture_ids(files: Sequence[Path], images: Path) -> tuple[str, ...]:
+    """The paths of different `files` inside of `images`: without their endings, unless two would then be the same."""
+    inside = [file.relative_to(images) for file in files]
+    bare = [path.with_suffix("").as_posix() for path in inside]
+    return tuple(bare if len(set(bare)) == len(bare) else [path.as_posix() for path in inside])
 
 
 def shortened(value: Any, most: int = 60) -> str:
@@ -272,11 +284,25 @@ def object_arrays(objects: Objects, size: Size) -> tuple[dict[str, np.ndarray], 
         else:
             kept.append(i)
     result = {"boxes": boxes[kept], "labels": np.asarray(objects.labels, np.int32).reshape(-1)[kept]}
-    if objects.crowd is not None:
-        result["crowd"] = np.asarray(objects.crowd, bool).reshape(-1)[kept]
+    for key, marks in (("crowd", objects.crowd), ("difficult", objects.difficult)):
+        if marks is not None:
+            result[key] = np.asarray(marks, bool).reshape(-1)[kept]
+    if objects.area is not None:
+        result["area"] = _areas(objects, kept, result["boxes"])
     if objects.masks is not None:
         result["mask_pixels"] = pack_crops([objects.masks[i][0] for i in kept])
         result["mask_windows"] = np.array([objects.masks[i][1] for i in kept], np.int32).reshape(-1, 4)
     if objects.keypoints is not None:
         result["keypoints"] = np.asarray(objects.keypoints, np.float32)[kept]
     return result, tuple(left_out)
+
+
+def _areas(objects: Objects, kept: Sequence[int], boxes: np.ndarray) -> np.ndarray:
+    """(M,) float32 of the objects that are kept: as annotated, else of the mask, else of the box."""
+    areas = np.asarray(objects.area, np.float32).reshape(-1)[kept]
+    for row in np.flatnonzero(np.isnan(areas)).tolist():
+        if objects.masks is not None:
+            areas[row] = np.count_nonzero(objects.masks[kept[row]][0])
+        else:
+            areas[row] = np.prod(boxes[row, 2:] - boxes[row, :2])
+    return areas

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from keras_cv_lectures.data.cityscapes import has_cityscapes
 from keras_cv_lectures.data.flickr import has_flickr
-from keras_cv_lectures.data.folders import camvid_splits
+from keras_cv_lectures.data.folders import camvid_splits, visible
 from keras_cv_lectures.data.pets import has_pets
 from keras_cv_lectures.data.yolo import has_yolo_labels
 from keras_cv_lectures.errors import DataError
@@ -188,7 +188,7 @@ def _layout_of_folder(text: str) -> DataSpec | None:
         return found("pets")
     if any(next(folder.glob(f"{above}ImageSets/Segmentation"), None) for above in ("", "VOC*/", "*/VOC*/")):
         return found("voc")
-    if any(next(folder.glob(f"{above}Annotations/*.xml"), None) for above in ("", "VOC*/", "*/VOC*/")):
+    if any(next(visible(folder.glob(f"{above}Annotations/*.xml")), None) for above in ("", "VOC*/", "*/VOC*/")):
         return found("vocboxes")
     if has_yolo_labels(folder):
         return found("yolo")

@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_cv_lectures.data.labels import IGNORE
 from keras_cv_lectures.data.source import Source
+from keras_cv_lectures.errors import DataError
 from keras_cv_lectures.text import tokenize
 
 _NAMED = 5  # Files that a warning names before it goes on to count.
@@ -110,13 +111,18 @@ class Survey:
         self.words: Counter = Counter()
 
     def add(self, example: dict, name: str, left_out: Sequence[str] = ()) -> None:
+        """Counts one example.
+
+        Raises:
+            DataError: its mask holds what cannot be a label; then nothing of it is counted.
+        """
         image = example["image"]
+        counts = label_counts(example["mask"], f"{self.source.name}, example {name}") if "mask" in example else None
         self.readable += 1
         self.sizes[image.shape[:2]] += 1
         if image.shape[-1] == 3 and (image[..., :1] == image[..., 1:]).all():
             self.grey.append(name)
-        if "mask" in example:
-            counts = np.bincount(example["mask"].ravel(), minlength=256)
+        if counts is not None:
             self.pixels += counts
             self.pictures += counts > 0
             self.masks += 1
@@ -190,6 +196,26 @@ class Survey:
         return found
 
 
+def label_counts(mask: np.ndarray, where: str) -> np.ndarray:
+    """Number of pixels of each label: (256,) int64.
+
+    Args:
+        mask: (H, W) labels in 0..255, of an integer type.
+        where: begins the message.
+
+    Raises:
+        DataError: the mask is of another type, or holds other numbers.
+    """
+    labels = f"{where}: 'mask' must hold integers in 0..255, where 255 = ignore"
+    if mask.dtype.kind not in "biu":
+        raise DataError(f"{labels}, but is {mask.dtype}. Let the reader convert it: mask.astype(np.int32).")
+    wrong = np.unique(mask[(mask < 0) | (mask > IGNORE)])
+    if wrong.size:
+        shown = ", ".join(map(str, wrong[:_NAMED])) + (", ..." if wrong.size > _NAMED else "")
+        raise DataError(f"{labels}, but holds {shown}. Let the reader give these pixels a class id or 255.")
+    return np.bincount(mask.ravel().astype(np.int64), minlength=IGNORE + 1)
+
+
 class ObjectSurvey:
     """Running counts over the boxes of one source."""
 
@@ -213,8 +239,9 @@ class ObjectSurvey:
         sides = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
         for label, side in zip(labels.tolist(), sides.tolist(), strict=True):
             self.sides[label].append(side)
-        if "crowd" in example:
-            self.crowds += int(example["crowd"].sum())
+        marks = [example[key] for key in ("crowd", "difficult") if key in example]
+        if marks:
+            self.crowds += int(np.logical_or.reduce(marks).sum())
         if len(np.unique(np.column_stack([labels, boxes]), axis=0)) < len(boxes):
             self.twice.append(name)
         if "mask_windows" in example and (_overlap(boxes, example["mask_windows"]) < 0.5).any():

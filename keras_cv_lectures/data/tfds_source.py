@@ -30,7 +30,8 @@ _IMAGES = ("image", "image_left", "picture", "photo")
 _MASKS = ("segmentation_mask", "segmentation_label", "semantic_mask", "mask", "annotation", "segmentation", "label")
 _OBJECTS = ("objects", "bobjects", "annotations")
 _CAPTIONS = ("captions", "caption", "sentences", "sentence", "text", "description", "raw")
-_CROWDS = ("is_crowd", "iscrowd", "is_difficult", "difficult")
+_CROWDS = ("is_crowd", "iscrowd")
+_DIFFICULT = ("is_difficult", "difficult")
 # The name of the validation split differs from data set to data set.
 _VALIDATION = ("val", "validation", "valid", "dev")
 _SAMPLE = 500  # Masks that a label map is guessed from, as in `infer_label_map`.
@@ -116,9 +117,10 @@ class _Fields(NamedTuple):
     mask: str | None
     objects: str | None
     captions: str | None
-    box: str | None  # Inside of `objects`, as are the next two; None where it is a sequence of nothing but boxes.
+    box: str | None  # Inside of `objects`, as are the next three; None where it is a sequence of nothing but boxes.
     label: str | None
     crowd: str | None
+    difficult: str | None
     sentence: str | None  # Inside of `captions`; None where it is a sentence or a sequence of them.
 
 
@@ -216,8 +218,12 @@ class _Examples:
         label = self._features[fields.objects].feature[fields.label] if fields.label else None
         names = _class_names(label) if label else classes[:1]
         ids = np.asarray(value[fields.label], np.int64).reshape(-1) if fields.label else np.zeros(len(boxes), np.int64)
-        crowd = np.asarray(value[fields.crowd], bool).reshape(-1) if fields.crowd else None
-        if len(ids) != len(boxes) or (crowd is not None and len(crowd) != len(boxes)):
+        marks = {
+            key: np.asarray(value[name], bool).reshape(-1)
+            for key, name in (("crowd", fields.crowd), ("difficult", fields.difficult))
+            if name
+        }
+        if any(len(rows) != len(boxes) for rows in (ids, *marks.values())):
             raise DataError(f"{where}, {fields.objects}: {len(boxes)} boxes have {len(ids)} labels. Prepare it again.")
         unknown = sorted({i for i in ids.tolist() if not 0 <= i < len(names)})
         if unknown:
@@ -227,7 +233,7 @@ class _Examples:
             names=[f"{where}, {fields.objects}: object {i} ({names[label]})" for i, label in enumerate(ids.tolist())],
             boxes=boxes[:, [1, 0, 3, 2]] * [width, height, width, height],
             labels=np.array([numbers[names[label]] for label in ids.tolist()], np.int32),
-            crowd=crowd,
+            **marks,
         )
 
 
@@ -285,10 +291,10 @@ def _fields(builder: Any, asked: Mapping[str, str]) -> _Fields:
             "Name them with image=, mask=, objects= or captions=, or read the data set with a reader of your own "
             "(docs/own_reader.md)."
         )
-    inside = boxes[chosen["objects"]] if chosen["objects"] else (None, None, None)
+    inside = boxes[chosen["objects"]] if chosen["objects"] else (None,) * 4
     return _Fields(
         **chosen,
-        **dict(zip(("box", "label", "crowd"), inside, strict=True)),
+        **dict(zip(("box", "label", "crowd", "difficult"), inside, strict=True)),
         sentence=texts.get(chosen["captions"]) or None,
     )
 
@@ -298,18 +304,18 @@ def _is_picture(feature: Any, kinds: Any) -> bool:
     return isinstance(feature, kinds.Image) and len(feature.shape) == 3 and np.dtype(feature.np_dtype).kind in "iu"
 
 
-def _boxes_in(feature: Any, kinds: Any) -> tuple[str | None, str | None, str | None] | None:
-    """Names of boxes, their labels and marks of crowds in a sequence; None where it holds no boxes."""
+def _boxes_in(feature: Any, kinds: Any) -> tuple[str | None, ...] | None:
+    """Names of boxes, labels, marks of crowds and of difficult objects in a sequence; None where it holds no boxes."""
     inner = getattr(feature, "feature", None) if isinstance(feature, kinds.Sequence) else None
     if isinstance(inner, kinds.BBoxFeature):
-        return None, None, None
+        return (None,) * 4
     if not isinstance(inner, kinds.FeaturesDict):
         return None
     box = [name for name in inner if isinstance(inner[name], kinds.BBoxFeature)]
     label = [name for name in inner if isinstance(inner[name], kinds.ClassLabel)]
     label = [name for name in label if name in ("label", "category", "class")] or label
-    crowd = [name for name in _CROWDS if name in inner]
-    return (box[0], next(iter(label), None), next(iter(crowd), None)) if box else None
+    marks = [next((name for name in names if name in inner), None) for names in (_CROWDS, _DIFFICULT)]
+    return (box[0], next(iter(label), None), *marks) if box else None
 
 
 def _texts_in(feature: Any, kinds: Any) -> str | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from keras_cv_lectures.data.folders import natural, pictures_below
+from keras_cv_lectures.data.folders import natural, pictures_below, visible
 from keras_cv_lectures.data.images import IMAGE_SUFFIXES
 from keras_cv_lectures.data.objects import (
     ObjectListing,
@@ -48,8 +48,8 @@ def voc_boxes_source(
     """Boxes of Pascal VOC or of anything annotated in its format.
 
     `Annotations/NAME.xml` describes `JPEGImages/NAME.jpg`; the folders may also be `annotations` and `images`, or the
-    XML files may lie beside the pictures. Objects marked difficult are `crowd`: not trained on, and neither right nor
-    wrong when detected.
+    XML files may lie beside the pictures; hidden files are passed over. Objects marked difficult are so in `difficult`:
+    not trained on, and neither right nor wrong when detected.
 
     Args:
         folder: the folder that holds `Annotations`, or one above `VOCdevkit/VOC2012`.
@@ -105,7 +105,7 @@ def boxes_listing(
         DataError: there is no such list.
     """
     _, annotations, images, lists = folders
-    present = sorted((path.stem for path in annotations.glob("*.xml")), key=natural)
+    present = sorted((path.stem for path in visible(annotations.glob("*.xml"))), key=natural)
     problems, warnings, rows = [], [], []
     names = present if split is None else list(dict.fromkeys(listed_names(list_of_split(lists, split), images)))
     if not complete and split is not None:
@@ -157,7 +157,7 @@ def boxes_listing(
             names=[f"{xml}: object {entry.number} ({entry.name})" for entry in entries],
             boxes=np.array([entry.box for entry in entries], np.float64).reshape(-1, 4),
             labels=np.array([numbers[entry.name] for entry in entries], np.int32),
-            crowd=np.array([entry.difficult for entry in entries], bool) if difficult else None,
+            difficult=np.array([entry.difficult for entry in entries], bool) if difficult else None,
         )
 
     return ObjectListing(
@@ -258,10 +258,10 @@ def _layout(folder: str | Path) -> BoxFolders:
         root = find_below(folder, (name,))
         if root is not None:
             images = next((root / n for n in _IMAGE_FOLDERS if (root / n).is_dir()), root)
-            if not any((root / name).glob("*.xml")):
+            if not any(visible((root / name).glob("*.xml"))):
                 raise DataError(f"{root / name} holds no XML file. Check the path.")
             return BoxFolders(root, root / name, images, root / _LISTS)
-    if any(folder.glob("*.xml")):
+    if any(visible(folder.glob("*.xml"))):
         images = next((folder / n for n in _IMAGE_FOLDERS if (folder / n).is_dir()), folder)
         return BoxFolders(folder, folder, images, folder / _LISTS)
     raise DataError(
@@ -289,7 +289,7 @@ def _picture_of(images: Path, name: str, filename: str, xml: Path) -> Path:
 
 
 def _unused_pictures(images: Path, used: set[Path]) -> list[str]:
-    if not any(path.suffix.lower() in IMAGE_SUFFIXES for path in images.iterdir()):
+    if not any(path.suffix.lower() in IMAGE_SUFFIXES for path in visible(images.iterdir())):
         return []
     unused = [path for paths in pictures_below(images).values() for path in paths if path not in used]
     if not unused:

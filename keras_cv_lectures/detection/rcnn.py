@@ -26,7 +26,7 @@ from keras_cv_lectures.signatures import explain_arguments, takes_also
 from keras_cv_lectures.weights import load_weights
 
 VARIANTS = ("v1", "v2")
-# torchvision's pyramid on MobileNetV3 has two maps, both of stride 32.
+# torchvision's pyramid on MobileNetV3 has two maps, both of stride 32; all regions are read from the first.
 _MOBILE = ("c5_early", "c5")
 
 
@@ -300,8 +300,9 @@ def _build(
         name=name,
     )
     if weights is not None:
-        load_weights(model, weights, architecture=_architecture(system, backbone, second))
-        if frozen_normalization and _trained_without_epsilon(weights):
+        architecture = _architecture(system, backbone, second)
+        load_weights(model, weights, architecture=architecture)
+        if frozen_normalization and _trained_without_epsilon(weights, architecture):
             freeze_normalization(body, epsilon=0.0)
     return model
 
@@ -335,11 +336,13 @@ def _architecture(system: str, backbone, second: bool) -> str | None:
     return f"{system}_{known[backbone]}" + ("_v2" if second else "")
 
 
-def _trained_without_epsilon(weights: str | os.PathLike) -> bool:
-    """Whether torchvision sets the frozen normalisation's epsilon to 0 for these weights: all of its first recipe."""
-    names = ("coco_v1", "coco_legacy")
-    files = ("fasterrcnn_resnet50_fpn_coco", "maskrcnn_resnet50_fpn_coco", "keypointrcnn_resnet50_fpn_coco")
-    return Path(weights).name in names or Path(weights).name.startswith(files)
+def _trained_without_epsilon(weights: str | os.PathLike, architecture: str | None) -> bool:
+    """Whether torchvision sets the frozen normalisation's epsilon to 0 for weights of this label or file name."""
+    # Of the two files of keypoints this is coco_v1; for the other, coco_legacy, the epsilon stays.
+    files = ("fasterrcnn_resnet50_fpn_coco", "maskrcnn_resnet50_fpn_coco", "keypointrcnn_resnet50_fpn_coco-fc266e95")
+    if os.fspath(weights) == "torchvision/coco_v1":
+        return architecture in ("fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn")
+    return Path(weights).name.startswith(files)
 
 
 __all__ = ["build_faster_rcnn", "build_keypoint_rcnn", "build_mask_rcnn"]

@@ -47,7 +47,7 @@ class DetectionEvaluation:
             IoU 0.5, of detections with at least `score_threshold`.
         score_threshold: see there.
         pictures: number of pictures.
-        objects: number of labelled objects, crowds not counted.
+        objects: number of labelled objects, crowds and difficult ones not counted.
         detections: number of detections with at least `score_threshold`.
         seconds: of predicting and scoring.
     """

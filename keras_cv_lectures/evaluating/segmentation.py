@@ -26,7 +26,7 @@ class Evaluation:
     Attributes:
         scores: `metrics.scores` of `confusion`, and "boundary_f1", the mean over pictures.
         confusion: (K, K) int64, rows are the truth.
-        picture_iou: mean IoU of each picture, in the order of the source.
+        picture_iou: mean IoU of each picture, in the order of the source; NaN where no pixel is labelled.
         pictures: number of pictures.
         seconds: of predicting and scoring.
         size: (height, width) at which was compared, or None for each picture's own.
@@ -93,7 +93,7 @@ def evaluate_segmentation(
         mask = np.asarray(example["mask"])
         matrix = confusion_matrix(mask, result.class_map, classes)
         confusion = matrix if confusion is None else confusion + matrix
-        ious.append(float(scores(matrix)["mean_iou"]))
+        ious.append(float(scores(matrix)["mean_iou"]) if matrix.any() else float("nan"))
         boundaries.append(boundary_f1(mask, result.class_map, classes))
         if progress is not None:
             progress(index + 1, len(source))

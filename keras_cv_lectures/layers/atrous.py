@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
+from collections.abc import Iterator
 
 import keras
 
 from keras_cv_lectures.layers.portable import wants_portable_operators
+
+_whole = contextvars.ContextVar("keras_cv_lectures_whole_convolutions", default=False)
+
+
+@contextlib.contextmanager
+def whole_convolutions() -> Iterator[None]:
+    """A dilated convolution that is traced inside is one operator with all its weights, whatever runs it faster.
+
+    For counting what a network computes, padding included, as of every other convolution.
+
+    >>> with portable_operators(), whole_convolutions():
+    ...     cost = gflops(model, (512, 512))
+    """
+    token = _whole.set(True)
+    try:
+        yield
+    finally:
+        _whole.reset(token)
 
 
 @keras.saving.register_keras_serializable("keras_cv_lectures")
@@ -39,10 +60,10 @@ class AtrousConv2D(keras.layers.Conv2D):
             return super().convolution_op(inputs, kernel)
         import tensorflow as tf
 
-        sizes, portable = inputs.shape[1:3], wants_portable_operators()
-        if portable and self.padding == "same" and self.kernel_size == (3, 3) and None not in sizes:
+        sizes, portable, whole = inputs.shape[1:3], wants_portable_operators(), _whole.get()
+        if portable and not whole and self.padding == "same" and self.kernel_size == (3, 3) and None not in sizes:
             return _without_padding(inputs, kernel, self.dilation_rate)
-        if portable or _has_gradient(keras.backend.standardize_dtype(inputs.dtype)):
+        if portable or whole or _has_gradient(keras.backend.standardize_dtype(inputs.dtype)):
             return tf.nn.conv2d(inputs, kernel, strides=1, padding=self.padding.upper(), dilations=self.dilation_rate)
         if max(self.dilation_rate) >= 4:
             return weight_by_weight(inputs, kernel, self.dilation_rate, self.padding)

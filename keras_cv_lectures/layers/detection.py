@@ -32,7 +32,8 @@ class _Float32Layer(keras.layers.Layer):
 class FitPicture(_Float32Layer):
     """Resizes pictures so that the shorter side is `min_size`, unless the longer one would then exceed `max_size`.
 
-    Bilinear with half-pixel centres, without antialiasing, as torchvision's `GeneralizedRCNNTransform`.
+    Bilinear with half-pixel centres, without antialiasing, as torchvision's `GeneralizedRCNNTransform`; but no side
+    becomes less than a pixel.
 
     Input shape: (B, H, W, C), any real type.
     Output: the resized pictures (B, h, w, C) float32, and (B, 2) float32 with (h, w) in every row.
@@ -67,7 +68,7 @@ class FitPicture(_Float32Layer):
             return height, width
         scale = self._scale(min(height, width), max(height, width))
         # The factor is float32 and the product float64: torchvision's sides, which are sometimes one pixel short.
-        return math.floor(height * scale), math.floor(width * scale)
+        return max(math.floor(height * scale), 1), max(math.floor(width * scale), 1)
 
     def _scale(self, shorter: int, longer: int) -> float:
         scale = np.float32(self.min_size) / np.float32(shorter)
@@ -84,6 +85,7 @@ class FitPicture(_Float32Layer):
             if self.max_size:
                 scale = tf.minimum(scale, self.max_size / tf.reduce_max(sides))
             size = tf.cast(tf.floor(tf.cast(sides, tf.float64) * tf.cast(scale, tf.float64)), tf.int32)
+            size = tf.maximum(size, 1)
             picture = _resize(picture, size)
         return picture, tf.ones_like(picture[:, 0, 0, :1]) * tf.cast(size, tf.float32)
 

@@ -10,7 +10,8 @@ https://cocodataset.org/#detection-eval. Average precision is the mean over 101 
 the classes with objects. Crowds are neither right nor wrong to find. Pictures are mappings as `metrics.objects`
 describes them.
 
-Differs from the paper: `difficult` objects, which only Pascal VOC has, are taken for crowds.
+Differs from the paper: `difficult` objects, which only Pascal VOC has, are taken for crowds, so that a detection inside
+of one is left out, too; `average_precision` goes by Pascal VOC's own rule.
 """
 
 from __future__ import annotations

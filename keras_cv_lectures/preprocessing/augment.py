@@ -135,8 +135,9 @@ def augment(
 
     Args:
       example: `image` (h, w, C) uint8, or float32 in 0..255, and any of `mask` (h, w) integer, `weights` (h, w)
-        float32, `instance_masks` (N, h, w), `boxes` (N, 4), `labels` (N,), `crowd` (N,), `keypoints` (N, K, 3); other
-        keys pass as they are (captions that say "left" are not rewritten when the picture is flipped).
+        float32, `instance_masks` (N, h, w), `boxes` (N, 4), `labels` (N,), `crowd` and `difficult` (N,), `area` (N,)
+        square pixels, `keypoints` (N, K, 3); other keys pass as they are (captions that say "left" are not rewritten
+        when the picture is flipped).
         Instance masks may come compact instead: `mask_pixels` (P,) 0/1, the row-major crops one after the other, and
         `mask_windows` (N, 4) integer, the half-open windows (x1, y1, x2, y2) of pixels that they cover.
         `seed` int32 (2,) is needed when the augmentation is random.
@@ -147,8 +148,9 @@ def augment(
     Returns:
       A dict of tensors with the same keys and dtypes: `image` (H, W, C), `mask` and `weights` (H, W), `instance_masks`
       (M, H, W), `boxes` (M, 4) clipped to the picture, `labels` (M,), `keypoints` (M, K, 3) with (0, 0, 0) for those
-      that left the picture. M <= N: objects that became invisible are dropped from all of them, and from `crowd`,
-      `attributes` and `phrases`; a plain resize drops none.
+      that left the picture, `area` (M,) float32 of what is seen in the output. M <= N: objects that became invisible
+      are dropped from all of them, and from `crowd`, `difficult`, `attributes` and `phrases`; a plain resize drops
+      none.
       Compact masks come as `masks` (M, mask_size, mask_size) uint8 0/1 over `mask_windows` (M, 4) float32, which are
       the objects' boxes in the output; they are sampled from the crops directly, so that no (N, H, W) is ever made.
       Pictures that shrink are filtered first (antialias), so that fine texture does not alias.

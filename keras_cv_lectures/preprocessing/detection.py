@@ -48,8 +48,8 @@ def detection_batches(
     """Batches for training and evaluation, in the order of `dataset`.
 
     Args:
-      dataset: unbatched examples with `image`, `boxes` and `labels`, and any of `crowd`, instance masks (compact or
-        dense) and `keypoints`; with a random augmentation `seed` int32 (2,) too. Other keys are left out.
+      dataset: unbatched examples with `image`, `boxes` and `labels`, and any of `crowd`, `difficult`, instance masks
+        (compact or dense) and `keypoints`; with a random augmentation `seed` int32 (2,) too. Other keys are left out.
       canvas: (H, W) in pixels, the size of all pictures of all batches. A picture that is larger after resizing is
         cut (see `Augmentation.crop`); one that is smaller is followed by zeros at the bottom and the right.
       sizes: (min_side, max_side) of `resize_rule`; scale 1 of the augmentation is that size. None keeps each picture's
@@ -70,8 +70,8 @@ def detection_batches(
       that), `size` (B, 2) int32, (height, width) of the picture on the canvas. Targets: `boxes` (B, N, 4) float32
       (x1, y1, x2, y2) in pixels of the canvas, `labels` (B, N) int32; and where there are any, `masks` (B, N, M, M)
       uint8 0/1 over `mask_windows` (B, N, 4) float32, the boxes on the canvas that the crops cover, and `keypoints`
-      (B, N, K, 3) float32. Rows of padding have label -1 and zeros. Crowds, and objects without an area or with a
-      negative label, are left out.
+      (B, N, K, 3) float32. Rows of padding have label -1 and zeros. Crowds, difficult objects, and those without an
+      area or with a negative label are left out.
 
     Differs from the paper: (Ren et al. 2015, He et al. 2017) resize and mirror only; masks are kept at M x M over their
     box instead of the size of the picture, so that their memory does not grow with it.
@@ -167,7 +167,7 @@ def _picture(image: tf.Tensor, warp: PlacedMap) -> tf.Tensor:
 
 
 def _training_objects(example: dict[str, Any]) -> dict[str, tf.Tensor]:
-    """The objects to train on, masks compact: crowds, and objects without an area or a label, are dropped."""
+    """The objects to train on, masks compact: crowds, difficult ones, and those without area or label are dropped."""
     objects = {
         "boxes": tf.reshape(tf.cast(example["boxes"], tf.float32), [-1, 4]),
         "labels": tf.cast(example["labels"], tf.int32),
@@ -175,8 +175,9 @@ def _training_objects(example: dict[str, Any]) -> dict[str, tf.Tensor]:
     if "keypoints" in example:
         objects["keypoints"] = tf.cast(example["keypoints"], tf.float32)
     keep = _has_area(objects["boxes"]) & (objects["labels"] >= 0)
-    if "crowd" in example:
-        keep &= ~tf.cast(example["crowd"], tf.bool)
+    for key in ("crowd", "difficult"):
+        if key in example:
+            keep &= ~tf.cast(example[key], tf.bool)
     if "mask_pixels" in example:
         windows = tf.reshape(tf.cast(example["mask_windows"], tf.int32), [-1, 4])
         areas = (windows[:, 2] - windows[:, 0]) * (windows[:, 3] - windows[:, 1])

@@ -18,6 +18,8 @@ PER_OBJECT = (
     "attributes",
     "phrases",
     "crowd",
+    "difficult",
+    "area",
 )
 
 # An object's box under rotation or elastic deformation is the box around this many mapped points per edge.
@@ -39,11 +41,11 @@ def warp_objects(
     keypoint_flip: tuple[int, ...] | None,
     mask_size: int,
 ) -> dict[str, tf.Tensor]:
-    """Boxes, labels, masks and keypoints; `result` already holds the warped dense instance masks, if there are any.
+    """Boxes, labels, masks, keypoints, areas; `result` already holds the warped dense instance masks, if there are any.
 
     Compact masks (`mask_pixels`, `mask_windows`) become `masks` (M, mask_size, mask_size) uint8 over the new
     `mask_windows` (M, 4) float32, which are the objects' new boxes; without
-    `boxes`, the windows are the boxes.
+    `boxes`, the windows are the boxes. `area` is scaled, and of a cut object multiplied by the share that is seen.
     """
     if "keypoints" in example:
         result["keypoints"] = _warp_keypoints(example["keypoints"], keypoint_flip, warp)
@@ -84,6 +86,8 @@ def warp_objects(
         result["mask_windows"] = final
         result["masks"] = _sample_crops(pixels, windows, final, warp, mask_size)
         keep &= tf.reduce_any(result["masks"] > 0, axis=(1, 2)) | warp.whole
+    if "area" in example:
+        result["area"] = tf.cast(example["area"], tf.float32) * (warp.factors[0] * warp.factors[1] * visible)
     for key in PER_OBJECT:
         if key in result:
             result[key] = tf.boolean_mask(result[key], keep)

@@ -98,6 +98,26 @@ def test_splits_of_flickr(tmp_path, names, suffix):
         open_source(f"{spec},split=test")
 
 
+@pytest.mark.parametrize("flat", [False, True])
+def test_what_macos_leaves_behind_is_no_list(tmp_path, flat):
+    if flat:  # Pictures, captions and lists in one folder.
+        text = paint(tmp_path, "a.png", "b.png", "c.png")
+        (text / "captions.txt").write_text("image,caption\na.png,A dog .\nb.png,A cat .\nc.png,Two\n")
+    else:
+        text = tokens(tmp_path) / "Flickr8k_text"
+    names = {"Flickr_8k.trainImages.txt": "a.png\nb.png\n", "Flickr_8k.devImages.txt": "c.png\n"}
+    for name, listed in names.items():
+        (text / name).write_text(listed)
+        for folder in (text, tmp_path / "__MACOSX" / "Flickr8k_text"):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"._{name}").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X")
+    (text / "._Flickr_8k.testImages.txt").write_bytes(b"\0\5\x16\7")
+    assert flickr_captions(tmp_path, "train").ids == ("a", "b")
+    assert flickr_captions(tmp_path, "val").ids == ("c",)
+    with pytest.raises(DataError, match="no list of the split 'test'"):
+        flickr_captions(tmp_path, "test")
+
+
 def test_flickr_without_lists_has_no_splits(tmp_path):
     assert not has_splits(f"flickr:{kaggle(tmp_path)}")
     assert len(open_source(f"flickr:{tmp_path}")) == 3

@@ -133,6 +133,22 @@ def test_missing_parts_are_named(tmp_path, ids):
     assert "ulm_2_gtFine_labelIds.png has no picture" in report.problems[1]
 
 
+@pytest.mark.parametrize("kind", ["labelIds", "labelTrainIds"])
+def test_what_macos_leaves_behind_is_no_mask(tmp_path, ids, kind):
+    values = np.zeros((8, 8), np.uint16)
+    values[1:3, 1:3] = 33000
+    put(tmp_path, "train", "aachen_0", np.zeros((8, 8), np.uint8), kind=kind)
+    city = put(tmp_path, "train", "aachen_0", values, kind="instanceIds").parent
+    for ending in ("labelIds", "labelTrainIds", "instanceIds"):
+        for folder in (city, tmp_path / "__MACOSX" / "gtFine" / "train" / "aachen"):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"._aachen_0_gtFine_{ending}.png").write_bytes(b"\0\5\x16\7")
+    for spec in (str(tmp_path), f"cityscapesobjects:{tmp_path}"):
+        assert open_source(spec).ids == ("aachen/aachen_0",)
+    road_or_ignored = {"labelTrainIds": 0, "labelIds": 255}[kind]
+    assert (cityscapes_source(tmp_path)[0]["mask"] == road_or_ignored).all()
+
+
 def test_the_doctor_goes_on_after_a_damaged_file(tmp_path, ids):
     put(tmp_path, "train", "aachen_0", ids)
     put(tmp_path, "train", "aachen_1", np.full((4, 34), 99, np.uint8))

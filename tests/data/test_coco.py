@@ -112,6 +112,22 @@ def test_crowds_are_kept_and_marked(coco):
     assert example["crowd"].dtype == bool
 
 
+@pytest.mark.parametrize("masks", [True, False])
+def test_areas_are_those_of_the_file_else_of_the_mask_else_of_the_box(coco, masks):
+    """Of a block of 12 pixels in a box of 20; whatever is no area counts as left out, and rows stay in step."""
+    given = [7.5, "12", 0, None, -1, True, float("nan"), 3]
+    more = [{"bbox": [2, 1, 5, 4], "segmentation": RUNS, "area": area} for area in given]
+    more[-1]["bbox"] = [2, 1, 0, 4]  # is left out
+    bare = {key: value for key, value in more[0].items() if key != "area"}
+    annotations = [annotation(i, **fields) for i, fields in enumerate([bare, *more])]
+    source = coco_source(*coco(*annotations), masks=masks)
+    own = 12 if masks else 20
+    np.testing.assert_array_equal(source[0]["area"], [own, 7.5, own, 0, own, own, own, own])
+    assert source[0]["area"].dtype == np.float32
+    assert source[1]["area"].shape == (0,)
+    assert "area" not in coco_source(*coco(annotation(1, area=None), annotation(2)), masks=masks)[0]
+
+
 def test_keypoints_with_absent_ones_and_their_mirror(coco):
     categories = [{"id": 7, "name": "face", "keypoints": ["nose", "left_eye", "right_eye"]}]
     points = [3.5, 2, 2, 4, 1, 1, 99, 99, 0]
@@ -249,6 +265,18 @@ def test_faulty_pictures_are_named(coco):
         coco_source(files[0], files[1] / "none")
 
 
+@pytest.mark.parametrize("names", [("a.png", "a.bmp", "sub/b.png"), ("frame.0001", "frame.0002")])
+def test_pictures_that_differ_in_their_ending_alone_are_two(coco, names):
+    entries = [{"id": i, "file_name": name} for i, name in enumerate(names)]
+    files = coco(annotation(1, image_id=1), images=entries)
+    for value, name in enumerate(names):
+        Image.fromarray(np.full((H, W, 3), 50 * value, np.uint8)).save(files[1] / name, format="PNG")
+    source = coco_source(*files)
+    assert source.ids == names
+    assert [example["image"].max() for example in source] == [50 * value for value in range(len(names))]
+    assert [len(example["boxes"]) for example in source] == [i == 1 for i in range(len(names))]
+
+
 def test_segmentation_that_is_missing_on_some(coco):
     files = coco(annotation(1, segmentation=RUNS), annotation(2, segmentation=[]))
     with pytest.raises(DataError, match="annotation 2 has no segmentation, though others have"):
@@ -291,6 +319,7 @@ def test_real_masks_equal_pycocotools(realdata, name):
         boxes = np.array([a["bbox"] for a in wanted]).reshape(-1, 4)
         np.testing.assert_allclose(example["boxes"][:, 2:] - example["boxes"][:, :2], boxes[:, 2:], atol=0.01)
         assert (example["boxes"][:, 2:] <= size[::-1]).all()
+        np.testing.assert_allclose(example["area"], [a["area"] for a in wanted], rtol=1e-6)
         if "keypoints" in example:
             counted = (example["keypoints"][..., 2] > 0).sum(axis=1)
             np.testing.assert_array_equal(counted, [a["num_keypoints"] for a in wanted])

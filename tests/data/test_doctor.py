@@ -153,6 +153,35 @@ def test_generated_data_and_sources_of_any_kind():
     assert not examine([source.subset([], "none")]).ok
 
 
+def test_masks_that_cannot_be_labels_are_problems():
+    """A reader of one's own may return anything; the examples that are right are counted nevertheless."""
+    masks = {
+        "high": np.array([[300, 1], [1, 7]], np.int32),
+        "low": np.array([[0, -1], [1, -2]], np.int64),
+        "real": np.ones((2, 2), np.float32),
+        "wide": np.array([[2**63, 0], [0, 0]], np.uint64),
+        "small": np.array([[0, 1], [1, 255]], np.uint8),
+        "large": np.array([[0, 1], [1, 1]], np.uint64),
+        "yes": np.array([[True, False], [False, True]]),
+    }
+    ids = tuple(masks)
+
+    def read(index):
+        return {"image": np.full((2, 2, 3), [index, 0, 9], np.uint8), "mask": masks[ids[index]], "image_id": ids[index]}
+
+    source = Source(name="own", ids=ids, read=read, classes=("a", "b"), colors=((0, 0, 0), (9, 9, 9)))
+    report = examine([source])
+    expected = "'mask' must hold integers in 0..255, where 255 = ignore, but "
+    told = ("holds 300.", "holds -2, -1.", "is float32.", f"holds {2**63}.")
+    for problem, name, words in zip(report.problems, ids, told, strict=False):
+        assert problem.startswith(f"own, example {name}: {expected}{words}")
+    assert len(report.problems) == len(told)
+    (split,) = report.splits
+    assert (split.examples, split.readable, split.sizes) == (7, 3, {(2, 2): 3})
+    assert [(label.pixels, label.pictures) for label in split.labels] == [(4, 3), (7, 3)]
+    assert split.ignored.pixels == 1
+
+
 def objects_source(boxes, windows=None, classes=("cat", "dog")):
     """Pictures with given boxes, all of the first class."""
 

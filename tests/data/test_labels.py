@@ -16,7 +16,7 @@ from keras_cv_lectures.data import (
 )
 from keras_cv_lectures.errors import DataError
 
-BLACK, RED, GREEN = (0, 0, 0), (255, 0, 0), (0, 255, 0)
+BLACK, WHITE, RED, GREEN = (0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 255, 0)
 
 
 def label_map(values, ignore=(255,)):
@@ -193,12 +193,31 @@ def test_colours_are_voc_or_numbered_in_order(masks):
 
 
 @pytest.mark.parametrize(
+    ("tile", "classes", "ids"),
+    [
+        ([WHITE, WHITE], ("#00ff00", "#ff0000", "#ffffff"), [2, 2]),
+        ([WHITE, BLACK], ("#000000", "#00ff00", "#ff0000", "#ffffff"), [3, 0]),
+        ([(90, 90, 90), (9, 9, 9)], ("#00ff00", "#090909", "#5a5a5a", "#ff0000"), [2, 1]),
+    ],
+)
+def test_a_grey_tile_among_coloured_ones_is_coloured(masks, tile, classes, ids):
+    paths = masks([[RED, GREEN]], [tile])
+    for labels in (infer_label_map(paths), infer_label_map(paths[1:], classes=classes)):
+        assert labels.classes == classes
+        assert labels.ignore == frozenset()
+        np.testing.assert_array_equal(labels.encode(read_mask(paths[1], colors=labels.by_color), paths[1]), [ids])
+    car = infer_label_map(masks([[(128, 0, 0), BLACK]], [[(128, 128, 128), BLACK]]))
+    assert car.classes == VOC_CLASSES
+
+
+@pytest.mark.parametrize(
     ("arrays", "message"),
     [
         (([range(0, 200)],), "200 different values .*look like pictures"),
         (([[0, 85, 170]],), "hold the values 0, 85, 170 .*labels=FILE"),
         (([[0, 1]], [[0, 255]]), "some masks mark the foreground with 1"),
-        (([[RED, GREEN]], [[0, 4]]), "is a coloured mask but .* is a grey one"),
+        (([[RED, GREEN]], [[0, 4]]), "0.png is a coloured mask but .*1.png is a grey one"),
+        (([[WHITE]], [[RED, GREEN]], [[255]]), "1.png is a coloured mask but .*2.png is a grey one"),
         (([[(i, 0, 1) for i in range(70)]],), "70 different colours .*look like pictures"),
         ((), "no mask"),
     ],

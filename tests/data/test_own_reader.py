@@ -12,14 +12,17 @@ from PIL import Image
 from kcvl import main
 from keras_cv_lectures.data import doctor, has_splits, open_source
 from keras_cv_lectures.errors import DataError
-from keras_cv_lectures.reporting import absolute_spec, training_source, validation_source
+from keras_cv_lectures.reporting import absolute_spec, count_trained_on, training_source, validation_source
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "own_reader.md"
 
 
 @pytest.fixture
 def scans(tmp_path, monkeypatch):
-    """A folder with the program of the document and the data that it reads, as the current one."""
+    """A folder with the program of the document and the data that it reads, as the current one.
+
+    Pictures of both splits have the same names.
+    """
     monkeypatch.chdir(tmp_path)
     (program,) = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
     (tmp_path / "scans.py").write_text(program)
@@ -32,8 +35,8 @@ def scans(tmp_path, monkeypatch):
             y, x = rng.integers(0, 16, 2)
             mask[y : y + 16, x : x + 16] = 1
             noise = rng.integers(0, 60, (32, 48, 3), np.uint8)
-            Image.fromarray(noise + 180 * mask[..., None]).save(folder / f"{split}{i}.png")
-            np.save(folder / f"{split}{i}.npy", mask)
+            Image.fromarray(noise + 180 * mask[..., None]).save(folder / f"{i:03}.png")
+            np.save(folder / f"{i:03}.npy", mask)
     yield tmp_path
     sys.modules.pop("scans", None)
 
@@ -63,8 +66,12 @@ def test_a_function_is_named_on_the_command_line(scans, capsys):
     before = list(sys.path)
     spec = "python:scans:make"
     assert has_splits(spec)
-    assert open_source(spec).ids == tuple(f"train{i}" for i in range(6))
-    assert open_source(spec, "val").ids == open_source(f"{spec},split=val").ids == ("val0", "val1")
+    trained, held_out = open_source(spec), open_source(spec, "val")
+    assert trained.ids == tuple(f"train/00{i}" for i in range(6))
+    assert held_out.ids == open_source(f"{spec},split=val").ids == ("val/000", "val/001")
+    assert [example["image_id"] for example in held_out] == list(held_out.ids)
+    # What `kcvl evaluate` says of each.
+    assert [count_trained_on({"train_ids": trained.ids}, each) for each in (trained, held_out)] == [6, 0]
     assert main(["doctor", spec]) == 0
     assert "cell" in capsys.readouterr().out
     assert absolute_spec(f"{spec},split=val") == f"{spec},split=val"
@@ -79,11 +86,20 @@ def test_a_function_without_arguments_has_no_splits(scans):
 
 
 def test_the_doctor_lists_what_the_reader_refuses(scans):
-    for name in ("train1", "train4"):
+    for name in ("001", "004"):
         (scans / "scans" / "train" / f"{name}.png").write_bytes(b"")
     report = doctor("python:scans:make")
     assert len(report.problems) == 2
     assert all("is empty" in problem for problem in report.problems)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_function_that_finds_nothing_is_named(scans, capsys, split):
+    for path in (scans / "scans" / split).iterdir():
+        path.unlink()
+    assert main(["train", "unet", "--data", "python:scans:make", "--out", "run"]) == 1
+    assert f"scans {split} has no examples. Check the path" in capsys.readouterr().err
+    assert not (scans / "run").exists()
 
 
 def test_a_system_refuses_examples_without_what_it_learns_from(scans, capsys):

@@ -35,7 +35,8 @@ def pets(tmp_path):
     (lists / "trainval.txt").write_text("Abyssinian_1 1 1 1\nbeagle_1 2 2 1\nbeagle_2 2 2 1\n")
     (lists / "test.txt").write_text("pug_1 3 2 2\n")
     (lists / "list.txt").write_text("#Image CLASS-ID SPECIES BREED ID\n#ID: 1:37 Class ids\nAbyssinian_1 1 1 1\n")
-    (lists / "trimaps" / "._pug_1.png").write_bytes(b"\0\5\x16\7")
+    for name in ("trimaps/._pug_1.png", "xmls/._beagle_1.xml"):
+        (lists / name).write_bytes(b"\0\5\x16\7")
     (tmp_path / "images" / "Abyssinian_100.mat").write_bytes(b"MATLAB")
     return tmp_path
 

@@ -33,18 +33,23 @@ def box(x1, y1, x2, y2):
 
 
 def boxes(index):
-    """As many objects as the example's number says: corners in pixels, label, crowd."""
-    return [((2.0 * i, 1.0, 2.0 * i + 10, 6.0 + i), i % 2, i == 1) for i in range(index)]
+    """As many objects as the example's number says: corners in pixels, label, crowd, difficult."""
+    return [((2.0 * i, 1.0, 2.0 * i + 10, 6.0 + i), i % 2, i == 1, i == 2) for i in range(index)]
 
 
 def kinds():
     """Name -> features and a function that makes example `i`."""
     f = tfds.features
-    image, crowd = f.Image(), np.bool_
-    objects = f.Sequence({"bbox": f.BBoxFeature(), "label": f.ClassLabel(names=["cat", "dog"]), "is_crowd": crowd})
+    image, marks = f.Image(), ("is_crowd", "is_difficult")
+    objects = f.Sequence(
+        {"bbox": f.BBoxFeature(), "label": f.ClassLabel(names=["cat", "dog"]), **dict.fromkeys(marks, np.bool_)}
+    )
 
     def rows(index):
-        return [{"bbox": box(*corners), "label": label, "is_crowd": group} for corners, label, group in boxes(index)]
+        return [
+            {"bbox": box(*corners), "label": label, **dict(zip(marks, values, strict=True))}
+            for corners, label, *values in boxes(index)
+        ]
 
     def one(index):
         return {"image": picture(index), "segmentation_mask": mask(index)}
@@ -132,8 +137,11 @@ def test_boxes_become_absolute_corners(prepared):
     for number, example in by_number(source).items():
         expected = boxes(number)
         np.testing.assert_allclose(example["boxes"], np.array([b for b, *_ in expected]).reshape(-1, 4), atol=1e-5)
-        assert example["labels"].tolist() == [label for _, label, _ in expected]
-        assert example["crowd"].tolist() == [crowd for *_, crowd in expected]
+        assert example["labels"].tolist() == [label for _, label, *_ in expected]
+        assert example["crowd"].tolist() == [crowd for *_, crowd, _ in expected]
+        assert example["difficult"].tolist() == [difficult for *_, difficult in expected]
+    report = doctor(f"tfds:det,dir={prepared},split=train")
+    assert report.splits[0].crowds == sum(crowd or difficult for i in range(TRAIN) for *_, crowd, difficult in boxes(i))
     assert example["boxes"].dtype == np.float32
 
 
@@ -144,7 +152,7 @@ def test_classes_of_boxes_take_the_order_of_a_model(prepared, tmp_path):
     for other in (known, open_source(spec, "val", like=known)):
         assert other.classes == ("dog", "fox", "cat")
         for number, example in by_number(other).items():
-            assert example["labels"].tolist() == [2 - 2 * label for _, label, _ in boxes(number)]
+            assert example["labels"].tolist() == [2 - 2 * label for _, label, *_ in boxes(number)]
     (tmp_path / "classes.txt").write_text("cat\n")
     with pytest.raises(DataError, match="holds objects 'dog', but the classes are cat"):
         open_source(f"{spec},labels={tmp_path}/classes.txt")
@@ -205,7 +213,7 @@ def test_masks_and_objects_need_a_choice(prepared):
         for choice in ("mask=segmentation_mask", "objects=objects", "captions=caption")
     )
     assert set(masks) == {"image", "image_id", "mask"}
-    assert set(objects) == {"image", "image_id", "boxes", "labels", "crowd"}
+    assert set(objects) == {"image", "image_id", "boxes", "labels", "crowd", "difficult"}
     assert set(captions) == {"image", "image_id", "captions"}
     assert set(open_source(f"{spec},objects=objects,captions=caption")[0]) == set(objects) | {"captions"}
     with pytest.raises(DataError, match=r"mask=objects must be a feature for that: image, segmentation_mask\. The"):

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_cv_lectures.data import VOC_CLASSES, doctor, open_source, voc_boxes_source
+from keras_cv_lectures.data import VOC_CLASSES, doctor, open_source, to_dataset, voc_boxes_source
 from keras_cv_lectures.errors import DataError
+from keras_cv_lectures.metrics import match_objects
+from keras_cv_lectures.systems import SYSTEMS
 
 
 def xml(*objects, size=(8, 6), database="Unknown", filename="x.jpg"):
@@ -83,11 +85,27 @@ def test_vocs_twenty_classes_come_in_vocs_order(voc):
     assert voc_boxes_source(voc.root).classes == VOC_CLASSES[1:]
 
 
-def test_difficult_objects_are_crowd(voc):
+def test_difficult_objects_are_marked_and_not_trained_on(voc):
     voc("a2", xml(("cat", (1, 1, 3, 3), 1), ("cat", (2, 2, 4, 4), 0)))
     source = voc_boxes_source(voc.root)
-    assert [example["crowd"].tolist() for example in source] == [[False, False], [True, False], []]
+    assert [example["difficult"].tolist() for example in source] == [[False, False], [True, False], []]
+    assert not any("crowd" in example for example in source)
     assert doctor(f"vocboxes:{voc.root}").splits[0].crowds == 1
+    recipe = SYSTEMS["faster_rcnn"]
+    dataset = to_dataset(source, shuffle=False, seed=0, epochs=1, keys=[k for k in recipe.keys if k in source[0]])
+    context = {"sizes": None, "max_objects": 3}
+    batches = recipe.make_batches(dataset, output_size=(6, 8), base_size=None, batch_size=3, context=context)
+    ((_, targets),) = batches.as_numpy_iterator()
+    np.testing.assert_array_equal(targets["labels"], [[1, 0, -1], [0, -1, -1], [-1, -1, -1]])
+    np.testing.assert_array_equal(targets["boxes"][1, 0], [2, 2, 4, 4])
+
+
+def test_what_lies_inside_a_difficult_object_is_wrong(voc):
+    """As VOCevaldet.m of the challenge says: below IoU 0.5 with the object it overlaps most it is a false alarm."""
+    voc("a2", xml(("cat", (0, 0, 8, 6), 1)))
+    boxes = np.float32([[0, 0, 8, 6], [1, 1, 2, 3], [0, 0, 8, 5]])  # IoU 1, 2 / 48, 40 / 48
+    found = {"boxes": boxes, "labels": np.zeros(3, np.int32), "scores": np.float32([0.9, 0.8, 0.7])}
+    assert match_objects(voc_boxes_source(voc.root)[1], found, 2).tolist() == [-2, -1, -2]
 
 
 def test_parts_of_an_object_are_no_objects(voc):
@@ -121,6 +139,21 @@ def test_boxes_of_no_size_are_left_out_and_named(voc):
 def test_other_layouts(voc, tmp_path, folders):
     voc("b", xml(("cat", (1, 1, 3, 3), 0)), tmp_path / "other", folders)
     assert voc_boxes_source(tmp_path / "other").ids == ("b",)
+
+
+def test_hidden_files_are_passed_over(voc, tmp_path):
+    """macOS puts `._NAME`, which is no XML, beside each NAME on disks of other systems."""
+    for name in ("Annotations/._a1.xml", "JPEGImages/._a1.jpg"):
+        (voc.root / name).write_bytes(b"\0\5\x16\7\xff")
+    report = doctor(f"vocboxes:{voc.root}")
+    assert report.ok
+    assert "._a1" not in report.text()
+    assert voc_boxes_source(voc.root).ids == ("a1", "a2", "a10")
+    for folder in ("Annotations", "."):
+        (tmp_path / "bare" / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "bare" / folder / "._a1.xml").write_bytes(b"\0\5\x16\7")
+    with pytest.raises(DataError, match="holds no XML file"):
+        voc_boxes_source(tmp_path / "bare")
 
 
 def test_voc2012_below_the_folder(voc, tmp_path):

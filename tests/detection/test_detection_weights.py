@@ -116,16 +116,26 @@ def test_files_in_both_spellings_load_completely(kind, spelling, states, tmp_pat
         np.testing.assert_array_equal(found[key], value, err_msg=key)
 
 
-def test_other_classes_keep_the_initial_values_of_the_heads(states, tmp_path):
-    path = write(tmp_path / "a.safetensors", states["mask"])
-    model = build("mask", 5, seed=5)
+@pytest.mark.parametrize(
+    ("kind", "options", "heads"),
+    [
+        (
+            "mask",
+            {"classes": 5},
+            ("box_predictor.cls_score", "box_predictor.bbox_pred", "mask_predictor.mask_fcn_logits"),
+        ),
+        ("keypoint", {"num_keypoints": 5}, ("keypoint_predictor.kps_score_lowres",)),
+    ],
+)
+def test_other_numbers_of_outputs_keep_the_initial_values_of_the_heads(kind, options, heads, states, tmp_path):
+    path = write(tmp_path / "a.safetensors", states[kind])
+    model = build(kind, seed=5, **options)
     before = to_torch_state(model, names=model.torch_names)
-    heads = ("box_predictor.cls_score", "box_predictor.bbox_pred", "mask_predictor.mask_fcn_logits")
     with pytest.warns(UserWarning, match="keep their initial values") as caught:
         load_weights(model, path)
     assert all(f"roi_heads.{head}" in str(caught[0].message) for head in heads)
     for key, value in to_torch_state(model, names=model.torch_names).items():
-        expected = before[key] if any(head in key for head in heads) else states["mask"][key]
+        expected = before[key] if any(head in key for head in heads) else states[kind][key]
         np.testing.assert_array_equal(value, expected, err_msg=key)
 
 
@@ -141,15 +151,48 @@ def test_a_file_that_lacks_a_part_changes_nothing(states, tmp_path):
         load_weights(model, write(tmp_path / "b.safetensors", states["mask"]))
 
 
-@pytest.mark.parametrize(("name", "epsilon"), [("fasterrcnn_resnet50_fpn_coco-mine", 0.0), ("fine_tuned", 1e-5)])
+def backbone_norms(model):
+    body = next(layer for layer in model.graph.backbone.layers if isinstance(layer, keras.Model))
+    return [layer for layer in body.layers if isinstance(layer, keras.layers.BatchNormalization)]
+
+
+@pytest.mark.parametrize(
+    ("name", "epsilon"),
+    [
+        ("fasterrcnn_resnet50_fpn_coco-mine", 0.0),
+        ("keypointrcnn_resnet50_fpn_coco-fc266e95", 0.0),
+        ("keypointrcnn_resnet50_fpn_coco-9f466800", 1e-5),
+        ("fine_tuned", 1e-5),
+    ],
+)
 def test_normalisation_of_loaded_weights_is_a_constant(name, epsilon, states, tmp_path):
     """torchvision's first recipe was trained without the epsilon that its layers have otherwise."""
-    model = build("faster", weights=write(tmp_path / f"{name}.safetensors", states["faster"]))
-    body = next(layer for layer in model.graph.backbone.layers if isinstance(layer, keras.Model))
-    norms = [layer for layer in body.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    kind = "keypoint" if name.startswith("keypoint") else "faster"
+    model = build(kind, weights=write(tmp_path / f"{name}.safetensors", states[kind]))
+    norms = backbone_norms(model)
     assert len(norms) == 17
     assert {norm.epsilon for norm in norms} == {epsilon}
     assert not any(norm.trainable for norm in norms)
+
+
+@pytest.mark.parametrize(
+    ("kind", "label", "options", "epsilon"),
+    [
+        ("faster", "coco_v1", {}, 0.0),
+        ("faster", "coco_v1", {"variant": "v2", "frozen_normalization": True}, 1e-5),
+        ("faster", "coco_v1", {"backbone": "mobilenetv3_large", "anchor_sizes": None}, 1e-5),
+        ("mask", "coco_v1", {}, 0.0),
+        ("keypoint", "coco_v1", {}, 0.0),
+        ("keypoint", "coco_legacy", {}, 1e-5),
+    ],
+)
+def test_published_weights_without_an_epsilon(unfilled, monkeypatch, kind, label, options, epsilon):
+    """Those for which torchvision's builders call `overwrite_eps(model, 0.0)`."""
+    monkeypatch.setattr("keras_cv_lectures.detection.rcnn.load_weights", lambda *a, **k: None)
+    function, more = BUILDERS[kind]
+    options = {**SMALL, "backbone": "resnet50_v1_5", **more, **options, "weights": f"torchvision/{label}"}
+    model = unfilled(function, (None, None, 3), 3, **options)
+    assert {norm.epsilon for norm in backbone_norms(model)} == {epsilon}
 
 
 @pytest.fixture(scope="module")

@@ -231,6 +231,22 @@ def test_targets_in_the_pictures_pixels_train_at_the_networks_scale():
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("size", "sides", "fitted"),
+    [((1, 2000), (500, 1000), (1, 1000)), ((700, 2), (350, 350), (350, 1)), ((3, 4000), (500, 1000), (1, 1000))],
+)
+def test_no_side_of_a_long_picture_is_lost(size, sides, fitted):
+    """Where its scaled length is 1/2, 1 and 3/4 of a pixel."""
+    picture = np.full((1, *size, 3), 80, "uint8")
+    layer = FitPicture(*sides)
+    traced = tf.function(layer, input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8)], autograph=False)
+    for resized, found in (layer(picture), traced(picture)):
+        assert resized.shape == (1, *fitted, 3)
+        np.testing.assert_array_equal(found, [fitted])
+        np.testing.assert_allclose(resized, 80, rtol=1e-6)
+    assert layer.compute_output_shape(picture.shape)[0] == (1, *fitted, 3)
+
+
 def test_losses_show_up_by_name_and_pictures_without_objects_are_no_nan():
     keras.utils.set_random_seed(0)
     model = build_keypoint_rcnn((48, 64, 3), 1, num_keypoints=3, keypoint_filters=(8,), **SMALL)

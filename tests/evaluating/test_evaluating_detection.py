@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from keras_cv_lectures.data import open_source
+from keras_cv_lectures.data import coco_source, open_source
 from keras_cv_lectures.data.source import Source
 from keras_cv_lectures.evaluating import evaluate_detection, evaluate_segmentation
 from keras_cv_lectures.metadata import Metadata
@@ -148,6 +149,58 @@ def test_crowds_are_not_counted():
     assert evaluation.scores["boxes"]["per_class"][1]["objects"] == 0
     assert evaluation.scores["boxes"]["per_class"][1]["voc_ap50"] is None
     assert evaluation.picture_f1[0] == 1.0
+
+
+def test_areas_of_a_coco_file_are_those_of_pycocotools(tmp_path, capsys):
+    """By its area an object is small, and its keypoints must lie closer; by its box it would be medium."""
+    coco = pytest.importorskip("pycocotools.coco")
+    cocoeval = pytest.importorskip("pycocotools.cocoeval")
+    boxes = [(10, 5, 50, 45), (20, 10, 60, 50)]  # 1600 square pixels
+    areas = [800, 1500]
+    content = {
+        "images": [{"id": i, "file_name": f"{i}.png", "height": SIZE[0], "width": SIZE[1]} for i in range(2)],
+        "categories": [{"id": 0, "name": "cell", "keypoints": ["nucleus"]}],
+        "annotations": [
+            {
+                "id": i + 1,
+                "image_id": i,
+                "category_id": 0,
+                "iscrowd": 0,
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "area": area,
+                "num_keypoints": 1,
+                "keypoints": [x1 + 4, y1 + 2, 2],  # the runner finds it two pixels to the left
+            }
+            for i, ((x1, y1, x2, y2), area) in enumerate(zip(boxes, areas, strict=True))
+        ],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    for i in range(2):
+        Image.fromarray(np.full((*SIZE, 3), i, np.uint8)).save(tmp_path / f"{i}.png")
+    source = coco_source(tmp_path / "a.json", tmp_path)
+    runner = runner_of([[(0, box, 0.9)] for box in boxes], masks=False, keypoints=True, classes=("cell",))
+    scores = evaluate_detection(runner, source).scores
+
+    truth = coco.COCO(str(tmp_path / "a.json"))
+    results = [
+        {"image_id": i, "category_id": 0, "score": 0.9, "bbox": [x1, y1, x2 - x1, y2 - y1]}
+        for i, (x1, y1, x2, y2) in enumerate(boxes)
+    ]
+    points = [{**result, "keypoints": [box[0] + 2, box[1] + 2, 1]} for result, box in zip(results, boxes, strict=True)]
+    for kind, rows, places in (
+        ("boxes", results, {"ap": 0, "ap_small": 3, "ap_medium": 4, "ap_large": 5}),
+        ("keypoints", [{k: v for k, v in p.items() if k != "bbox"} for p in points], {"ap": 0, "ap50": 1, "ap75": 2}),
+    ):
+        evaluation = cocoeval.COCOeval(truth, truth.loadRes(rows), {"boxes": "bbox"}.get(kind, kind))
+        evaluation.params.kpt_oks_sigmas = np.array([0.05])
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+        expected = {name: evaluation.stats[place] for name, place in places.items()}
+        found = {name: -1 if scores[kind][name] is None else scores[kind][name] for name in places}
+        assert found == pytest.approx(expected, abs=1e-12)
+    # exp(-2^2 / (2 * 0.1^2 * 800)) = 0.78 and 0.87 pass six and eight thresholds.
+    assert 0.6 < scores["keypoints"]["ap"] < 0.8
 
 
 def test_nothing_to_find_and_nothing_found():

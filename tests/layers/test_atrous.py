@@ -10,9 +10,10 @@ import pytest
 import tensorflow as tf
 
 from keras_cv_lectures.layers import AtrousConv2D, ResizeCornersLike
-from keras_cv_lectures.layers.atrous import weight_by_weight
+from keras_cv_lectures.layers.atrous import weight_by_weight, whole_convolutions
 from keras_cv_lectures.layers.corners import corner_matrix
 from keras_cv_lectures.layers.portable import portable_operators
+from keras_cv_lectures.serving import gflops
 
 
 @pytest.mark.parametrize("rate", [1, 2, 5])
@@ -155,3 +156,12 @@ def test_far_weights_are_not_multiplied_in_portable_graphs():
         graph = tf.function(lambda x: layer(x)).get_concrete_function(tf.TensorSpec((1, 9, 9, 2))).graph
     shapes = [tuple(op.outputs[0].shape[1:3]) for op in graph.get_operations() if op.type == "Conv2D"]
     assert sorted(shapes) == sorted([(a, b) for a in (3, 3, 3) for b in (3, 3, 3)])
+
+
+@pytest.mark.parametrize("rate", [2, 6, 36, (5, 8)])
+def test_all_weights_of_a_dilated_convolution_are_counted(rate):
+    """Those that meet padding alone, too, as in every other convolution with padding."""
+    inputs = keras.Input((9, 9, 2))
+    model = keras.Model(inputs, AtrousConv2D(4, 3, padding="same", dilation_rate=rate, name="logits")(inputs))
+    with portable_operators(), whole_convolutions():
+        assert gflops(model, (9, 9)) * 1e9 == pytest.approx(2 * 9 * 9 * 4 * 9 * 2)

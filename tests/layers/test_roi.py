@@ -110,6 +110,17 @@ def test_levels_at_their_thresholds():
     np.testing.assert_array_equal(roi_levels([[5.0, 5.0, 3.0, 9.0]], (4, 8)), [0])  # A negative area.
 
 
+@pytest.mark.parametrize("strides", [(32, 32), (4, 8, 16, 32), (8, 16), (16,), (8, 8, 16)])
+def test_levels_are_torchvisions(strides):
+    """`setup_scales` and `LevelMapper` of its poolers.py: the levels end at those of the first and the last map."""
+    sides = np.array([1, 56, 111.9, 112, 223.9, 224, 447, 448, 900, 4000], "float32")
+    first, last = -np.log2(1 / strides[0]), -np.log2(1 / strides[-1])
+    levels = np.clip(np.floor(4 + np.log2(sides / 224) + 1e-6), first, last) - first
+    boxes = np.stack([0 * sides, 0 * sides, sides, sides], axis=-1)
+    np.testing.assert_array_equal(roi_levels(boxes, strides), levels)
+    np.testing.assert_array_equal(roi_levels(boxes, [tf.constant(float(s)) for s in strides]), levels)
+
+
 @pytest.mark.parametrize("ratio", [1, 2, 3])
 @pytest.mark.parametrize("aligned", [False, True])
 def test_both_forms_agree(ratio, aligned):

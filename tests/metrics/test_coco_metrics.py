@@ -82,8 +82,9 @@ def test_a_duplicate_costs_precision_only_before_the_last_object():
     assert coco_scores(truths, before, CLASSES)["ap"] == pytest.approx((51 + 50 * 2 / 3) / 101)
 
 
-def test_a_crowd_holds_any_number_of_detections():
-    crowd = {"crowd": np.array([False, True])}
+@pytest.mark.parametrize("mark", ["crowd", "difficult"])
+def test_a_crowd_holds_any_number_of_detections(mark):
+    crowd = {mark: np.array([False, True])}
     truth = objects([square(0), [100, 0, 200, 100]], **crowd)
     boxes = [square(0), square(110), square(150), square(150, 50)]
     assert coco_scores([truth], [objects(boxes, scores=[0.1, 0.9, 0.8, 0.7])], CLASSES)["ap"] == ONE
@@ -91,7 +92,7 @@ def test_a_crowd_holds_any_number_of_detections():
     # Three wrong before the right one; two objects, of which the large one is never found: 51 points of 1/4.
     found = coco_scores([plain], [objects(boxes, scores=[0.1, 0.9, 0.8, 0.7])], CLASSES)["ap"]
     assert found == pytest.approx(51 / 101 / 4)
-    every = coco_scores([objects([square(0)], crowd=np.array([True]))], [NOTHING], CLASSES)
+    every = coco_scores([objects([square(0)], **{mark: np.array([True])})], [NOTHING], CLASSES)
     assert every["ap"] is None
     assert every["per_class"][0]["objects"] == 0
 

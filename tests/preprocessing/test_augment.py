@@ -241,6 +241,7 @@ def test_objects_that_leave_are_dropped_from_every_key():
         mask[box[1] : box[3], box[0] : box[2]] = 1
     example = {"image": np.zeros((40, 40, 3), np.uint8), "boxes": boxes, "labels": np.int32([5, 6, 7])}
     example |= {"keypoints": np.tile(np.float32([[[15, 15, 2], [0.5, 0.5, 2]]]), (3, 1, 1)), "phrases": ["a", "b", "c"]}
+    example |= {"difficult": np.array([False, True, False]), "area": np.float32([50, 30, 242])}
     window = Augmentation(flip=0.0, resize=False, crop=False)  # rows and columns 10..29
     for extra in ({}, {"instance_masks": masks}):
         result = numpy(augment({**example, **extra}, window, (20, 20)))
@@ -248,6 +249,9 @@ def test_objects_that_leave_are_dropped_from_every_key():
         np.testing.assert_array_equal(result["labels"], [6, 7])
         np.testing.assert_array_equal(result["keypoints"], np.tile([[[5, 5, 2], [0, 0, 0]]], (2, 1, 1)))
         assert result["phrases"].tolist() == [b"b", b"c"]
+        assert result["difficult"].tolist() == [True, False]
+        # Of the last one 20 x 20 of 22 x 22 pixels are seen, and so as much of its area.
+        np.testing.assert_allclose(result["area"], [30, 200], rtol=1e-6)
     stricter = augment(example, dataclasses.replace(window, min_visible=0.9), (20, 20))
     np.testing.assert_array_equal(stricter["labels"], [6])
 
@@ -256,9 +260,12 @@ def test_an_object_that_only_shrinks_is_wholly_visible():
     mask = np.zeros((1, 40, 40), np.uint8)
     mask[0, 8:24, 8:24] = 1
     example = {"image": np.zeros((40, 40, 3), np.uint8), "instance_masks": mask, "labels": np.int32([2])}
+    example["area"] = np.float32([200])
     shrunk = Augmentation(flip=0.0, crop=False, scale=(0.5, 0.5), min_visible=0.95)
     for extra in ({}, {"boxes": np.float32([[8, 8, 24, 24]])}):
-        np.testing.assert_array_equal(augment({**example, **extra}, shrunk, (40, 40))["labels"], [2])
+        result = augment({**example, **extra}, shrunk, (40, 40))
+        np.testing.assert_array_equal(result["labels"], [2])
+        np.testing.assert_allclose(result["area"], [50], rtol=1e-6)
 
 
 def test_one_pixel_objects_survive_a_flip_and_vanish_below_a_pixel():

@@ -282,15 +282,16 @@ def test_a_cut_object_gets_the_box_of_what_is_seen():
         assert len(found["labels"]) == count
 
 
-def picture(boxes, labels=None, crowd=None, size=(20, 30)):
+def picture(boxes, labels=None, crowd=None, difficult=None, size=(20, 30)):
     boxes = np.float32(boxes).reshape(-1, 4)
     labels = np.arange(len(boxes)) if labels is None else labels
-    crowd = np.zeros(len(boxes)) if crowd is None else crowd
+    crowd, difficult = (np.zeros(len(boxes)) if marks is None else marks for marks in (crowd, difficult))
     masks = np.zeros((len(boxes), *size), np.uint8)
     for mask, (x1, y1, x2, y2) in zip(masks, boxes.astype(int), strict=True):
         mask[y1:y2, x1:x2] = 1
     example = {"image": np.full((*size, 3), 7, np.uint8), "boxes": boxes, "labels": np.int32(labels)}
     example |= {"crowd": np.array(crowd, bool), "keypoints": np.ones((len(boxes), 2, 3), np.float32)}
+    example |= {"difficult": np.array(difficult, bool), "area": np.full(len(boxes), 9, np.float32)}
     return example | {"image_id": np.array("x", object), "seed": np.int32([1, 2])} | compact(masks, boxes)
 
 
@@ -339,9 +340,9 @@ def test_batches_are_padded_and_have_static_shapes():
         assert not value[~real].any() or value is targets["labels"]
 
 
-def test_crowds_and_objects_without_area_are_left_out():
-    boxes = [[2, 3, 12, 13], [5, 5, 5, 9], [0, 0, 4, 4], [1, 1, 9, 9], [10, 5, 30, 20]]
-    example = picture(boxes, labels=[3, 4, 5, -1, 7], crowd=[0, 0, 1, 0, 0])
+def test_crowds_difficult_objects_and_those_without_area_are_left_out():
+    boxes = [[2, 3, 12, 13], [5, 5, 5, 9], [0, 0, 4, 4], [1, 1, 9, 9], [10, 5, 30, 20], [3, 3, 6, 8]]
+    example = picture(boxes, labels=[3, 4, 5, -1, 7, 8], crowd=[0, 0, 1, 0, 0, 0], difficult=[0, 0, 0, 0, 0, 1])
     found = numpy(detection_example(example, canvas=(20, 30), sizes=None, mask_size=10))
     np.testing.assert_array_equal(found["labels"], [3, 7])
     np.testing.assert_array_equal(found["boxes"], np.float32(boxes)[[0, 4]])

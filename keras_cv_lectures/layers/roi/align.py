@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 
@@ -80,8 +81,8 @@ class MultiLevelRoIAlign(AlignLayer):
 
     Call: `layer(features, boxes, image_size=...)` with
 
-    * features: the maps (B, H, W, C), each of half the size of the one before; a list, or a dict whose names end in
-      the level, such as {"p2": ..., "p5": ...}, in any order;
+    * features: the maps (B, H, W, C), each of half the size of the one before, or of the same (see `roi_levels`); a
+      list, or a dict whose names end in the level, such as {"p2": ..., "p5": ...}, in any order;
     * boxes (B, R, 4) in pixels of the picture;
     * image_size: the padded picture's (height, width) as numbers or as a tensor (2,), or the picture itself
       (B, H, W, any), of which the shape alone is read. It gives the strides, rounded to powers of two, and may be left
@@ -170,7 +171,8 @@ def roi_levels(boxes, strides, canonical_scale: float = 224, canonical_level: in
 
     Args:
         boxes: (..., 4) in pixels; the side is the square root of the area, 0 for a box of negative area.
-        strides: of the L maps, each twice the one before; numbers, or scalar tensors.
+        strides: of the L maps, each twice the one before, or the same: a map of the same stride adds no level, as in
+            torchvision, so that the last of the maps is not read. Numbers, or scalar tensors.
         canonical_scale, canonical_level, rule: as for `MultiLevelRoIAlign`.
 
     Returns:
@@ -188,8 +190,9 @@ def roi_levels(boxes, strides, canonical_scale: float = 224, canonical_level: in
         smallest = smallest / 2.0**_LEVEL_EPSILON
     # Counted in floats: of two levels the converter takes the one comparison for the level itself, and then fails.
     level = ops.zeros_like(side)
-    for stride in list(strides)[1:]:
-        level = level + ops.cast(side >= ops.cast(stride * smallest, "float32"), "float32")
+    for finer, stride in itertools.pairwise(strides):
+        reached = ops.cast(side >= ops.cast(stride * smallest, "float32"), "float32")
+        level = level + reached * ops.cast(stride > finer, "float32")
     return ops.cast(level, "int32")
 
 

@@ -9,13 +9,14 @@ exchanged.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 import statistics
+import threading
 import time
+import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_cv_lectures.errors import ModelError
+from keras_cv_lectures.h5 import check_h5
 from keras_cv_lectures.metadata import Metadata, read_metadata
-from keras_cv_lectures.serving import freeze, serving_function
+from keras_cv_lectures.serving import PictureError, declared_shape, first_line, freeze, running, serving_function
 
 Outputs = dict[str, np.ndarray]
 InputShape = tuple[int | None, int | None, int]
@@ -65,25 +67,26 @@ class Runner:
     facts: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __call__(self, images: np.ndarray) -> Outputs:
-        """Outputs by name for a batch of pictures.
+        """Outputs by name for a batch of pictures. Several threads may call at a time.
 
         Args:
             images: (B, H, W, C), uint8 or float in 0..255. A model exported for uint8 rounds fractions.
 
         Raises:
-            ModelError: the pictures do not have the shape that the model takes.
+            PictureError: (a ModelError) the model does not take pictures of this shape, or failed on them.
         """
         images = np.asarray(images)
         expected = (None, *self.input_shape)
         fits = images.ndim == 4 and all(e in (None, s) for e, s in zip(expected, images.shape, strict=True))
         if not fits or not len(images):
-            raise ModelError(
+            raise PictureError(
                 f"{self.path or 'The model'} takes pictures of shape {_shape_text(expected)}. Received: an array of "
                 f"shape {images.shape}. Resize the pictures, or add the batch axis with images[None]."
             )
         if self.input_dtype == "uint8" and images.dtype != np.uint8:
             images = np.clip(np.rint(images), 0, 255)
-        return self.run(np.ascontiguousarray(images, self.input_dtype))
+        with running(self.path, images.shape[1:3]):
+            return self.run(np.ascontiguousarray(images, self.input_dtype))
 
 
 def load_runner(model_or_path: keras.Model | str | os.PathLike, *, threads: int = 2, optimize: bool = False) -> Runner:
@@ -125,7 +128,7 @@ def load_keras_model(path: str | os.PathLike) -> keras.Model:
     path = Path(path)
     if path.is_dir():
         candidates = [path / "best.keras", path / "last.keras"]
-        found = next((c for c in candidates if c.exists()), None)
+        found = next((c for c in candidates if c.is_file()), None)
         if found is None:
             raise ModelError(f"{path} holds neither best.keras, last.keras nor saved_model.pb. Expected {EXPECTED}.")
         path = found
@@ -138,11 +141,13 @@ def load_keras_model(path: str | os.PathLike) -> keras.Model:
     import keras_cv_lectures.layers  # noqa: F401
 
     try:
+        if zipfile.is_zipfile(path):
+            check_h5(path)
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     # Keras raises whatever the damaged part raised: zip, JSON, HDF5 and type errors.
     except Exception as error:
         raise ModelError(
-            f"{path} cannot be loaded as a Keras model ({type(error).__name__}: {_first_line(error)}). The file is "
+            f"{path} cannot be loaded as a Keras model ({type(error).__name__}: {first_line(error)}). The file is "
             "damaged, was written by another version of Keras, or needs a custom layer whose module was not imported. "
             "Take another checkpoint of the run (last.keras), or save the model again."
         ) from error
@@ -193,8 +198,9 @@ def _milliseconds(runner: Runner, batch: np.ndarray) -> float:
 
 
 def _keras_runner(model: keras.Model, metadata: Metadata, path: Path | None, optimize: bool) -> Runner:
-    input_shape = _picture_shape(model.input_shape, path or model.name)
+    input_shape = _picture_shape(declared_shape(model, path), path or model.name)
     functions: OrderedDict[tuple, Callable[[tf.Tensor], Outputs]] = OrderedDict()
+    lock = threading.Lock()
 
     def prepare(shape: tuple[int, ...]) -> Callable[[tf.Tensor], Outputs]:
         if not optimize:
@@ -204,12 +210,14 @@ def _keras_runner(model: keras.Model, metadata: Metadata, path: Path | None, opt
         return lambda x: {k: v.numpy() for k, v in zip(frozen.output_names, frozen(x), strict=True)}
 
     def run(images: np.ndarray) -> Outputs:
-        if images.shape not in functions:
-            functions[images.shape] = prepare(images.shape)
-        functions.move_to_end(images.shape)
-        if len(functions) > _KEPT_SHAPES:
-            functions.popitem(last=False)
-        return functions[images.shape](tf.constant(images))
+        with lock:
+            if images.shape not in functions:
+                functions[images.shape] = prepare(images.shape)
+            functions.move_to_end(images.shape)
+            if len(functions) > _KEPT_SHAPES:
+                functions.popitem(last=False)
+            function = functions[images.shape]
+        return function(tf.constant(images))
 
     return Runner(
         kind="keras",
@@ -228,7 +236,7 @@ def _saved_model_runner(path: Path, metadata: Metadata) -> Runner:
     # A damaged protocol buffer, a missing variable file, a missing custom operator: each has its own exception type.
     except Exception as error:
         raise ModelError(
-            f"{path} cannot be loaded as a SavedModel ({type(error).__name__}: {_first_line(error)}). "
+            f"{path} cannot be loaded as a SavedModel ({type(error).__name__}: {first_line(error)}). "
             "Export it again with kcvl export --format saved_model."
         ) from error
     key = _whole_answer(loaded.signatures)
@@ -251,7 +259,7 @@ def _saved_model_runner(path: Path, metadata: Metadata) -> Runner:
     return Runner(
         kind="saved_model",
         metadata=metadata,
-        input_shape=_picture_shape(tuple(spec.shape), path),
+        input_shape=_picture_shape(tuple(spec.shape) if spec.shape.rank else spec.shape, path),
         input_dtype=spec.dtype.name,
         path=path,
         run=run,
@@ -272,7 +280,7 @@ def _tflite_runner(path: Path, metadata: Metadata, threads: int) -> Runner:
     # A damaged file makes the interpreter and what binds it to Python raise almost anything.
     except Exception as error:
         raise ModelError(
-            f"{path} cannot be run as a TensorFlow Lite file of builtin operators ({_first_line(error)}). "
+            f"{path} cannot be run as a TensorFlow Lite file of builtin operators ({first_line(error)}). "
             "Export it again with kcvl export --format tflite."
         ) from error
     if len(inputs) != 1 or inputs[0]["dtype"] not in (np.uint8, np.float32):
@@ -281,6 +289,8 @@ def _tflite_runner(path: Path, metadata: Metadata, threads: int) -> Runner:
     index = inputs[0]["index"]
     signature = tuple(None if s < 0 else int(s) for s in inputs[0]["shape_signature"])
     current = None if None in signature else signature
+    # An interpreter has one place for the picture, and between that and the answer nobody else may use it.
+    lock = threading.Lock()
 
     def run_once(images: np.ndarray) -> Outputs:
         nonlocal current
@@ -290,18 +300,18 @@ def _tflite_runner(path: Path, metadata: Metadata, threads: int) -> Runner:
             try:
                 interpreter.allocate_tensors()
             except RuntimeError as error:
-                raise ModelError(
+                raise PictureError(
                     f"{path} cannot take a picture of {images.shape[1]}x{images.shape[2]} pixels "
-                    f"({_first_line(error)}). Resize the picture, or export the model with that input_shape."
+                    f"({first_line(error)}). Resize the picture, or export the model with that input_shape."
                 ) from error
             current = images.shape
-        with _running(path):
-            interpreter.set_tensor(index, images)
-            interpreter.invoke()
-            return {name: interpreter.get_tensor(i) for name, i in names.items()}
+        interpreter.set_tensor(index, images)
+        interpreter.invoke()
+        return {name: interpreter.get_tensor(i) for name, i in names.items()}
 
     def run(images: np.ndarray) -> Outputs:
-        return _joined([run_once(images[i : i + 1]) for i in range(len(images))])
+        with lock:
+            return _joined([run_once(images[i : i + 1]) for i in range(len(images))])
 
     return Runner(
         kind="tflite",
@@ -311,18 +321,6 @@ def _tflite_runner(path: Path, metadata: Metadata, threads: int) -> Runner:
         path=path,
         run=run,
     )
-
-
-@contextlib.contextmanager
-def _running(path: Path) -> Iterator[None]:
-    """What a damaged file raises only when its operators run, or one of any size on a picture too small for it."""
-    try:
-        yield
-    except (RuntimeError, ValueError) as error:
-        raise ModelError(
-            f"{path} failed while it ran in the TensorFlow Lite interpreter ({_first_line(error)}). Export it "
-            "again with kcvl export --format tflite, or resize the picture where the file takes any size."
-        ) from error
 
 
 def _signature_runner(interpreter, path: Path, metadata: Metadata) -> Runner:
@@ -337,9 +335,10 @@ def _signature_runner(interpreter, path: Path, metadata: Metadata) -> Runner:
             "float32 picture. Export it with kcvl export, or run it with its own program."
         )
     call = interpreter.get_signature_runner(key)
+    lock = threading.Lock()
 
     def run(images: np.ndarray) -> Outputs:
-        with _running(path):
+        with lock:
             return _joined([call(**{next(iter(details)): images[i : i + 1]}) for i in range(len(images))])
 
     return Runner(
@@ -380,12 +379,6 @@ def _joined(results: list[Outputs]) -> Outputs:
     if len(results) == 1:
         return results[0]
     return {name: np.concatenate([r[name] for r in results]) for name in results[0]}
-
-
-def _first_line(error: BaseException) -> str:
-    # Keras tells first, at length, where it was, and then what happened there.
-    text = str(error).rpartition("Exception encountered: ")[2].strip()
-    return text.splitlines()[0][:300] if text else "no details"
 
 
 def _shape_text(shape) -> str:

@@ -2,14 +2,74 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from keras_cv_lectures.errors import ModelError
+from keras_cv_lectures.errors import DataError, ModelError
 from keras_cv_lectures.postprocessing.segmentation import serving_outputs
+
+
+class PictureError(ModelError):
+    """A model does not take this picture, or failed on it; one of another size may pass."""
+
+
+@contextlib.contextmanager
+def running(owner: str | os.PathLike | None, size: Sequence[int]) -> Iterator[None]:
+    """Around a call of a model: what TensorFlow and TensorFlow Lite raise there becomes a `PictureError`.
+
+    Args:
+        owner: path of the model; None for one in memory.
+        size: (height, width) of the pictures.
+
+    Raises:
+        PictureError: the call failed. This package's errors, and `tf.errors.ResourceExhaustedError` for memory that is
+            full, pass as they are.
+    """
+    try:
+        yield
+    except (DataError, ModelError, tf.errors.ResourceExhaustedError):
+        raise
+    except (RuntimeError, ValueError, tf.errors.OpError) as error:
+        raise PictureError(
+            f"{owner or 'The model'} failed while it ran on a picture of {size[0]}x{size[1]} pixels "
+            f"({first_line(error)}). If it takes any size, resize the picture (multiples of 32 suit most networks), or "
+            "predict a segmentation with `tile` (--tile). If no size works, save the model or export it again."
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """What happened, in at most 300 characters of an error's message."""
+    # Keras tells first, at length, where it was, and then what happened there; in bold, of a call.
+    text = str(error).rpartition("Exception encountered: ")[2].rpartition("\x1b[1m")[2].partition("\x1b[0m")[0].strip()
+    if isinstance(error, tf.errors.OpError):
+        # TensorFlow does so, too, and names the node behind it.
+        text = text.partition("\n\t [[")[0].rpartition("\n")[2].rpartition("}} ")[2]
+    text = text.partition(" for '{{node")[0]
+    return text.splitlines()[0][:300] if text else "no details"
+
+
+def declared_shape(model: keras.Model, owner: str | os.PathLike | None = None) -> Any:
+    """The shape of a model's input: of one picture (B or None, H or None, W or None, C).
+
+    Args:
+        owner: path of the model, for the message.
+
+    Raises:
+        ModelError: it has none: a `keras.Sequential` without input, or a subclass of `keras.Model` with its own `call`.
+    """
+    shape = getattr(model, "input_shape", None)
+    if shape is None:
+        raise ModelError(
+            f"{owner or model.name} does not say which pictures it takes. Build the model with keras.Input: "
+            "keras.Model(inputs, outputs), or keras.Sequential([keras.Input((None, None, 3)), ...])."
+        )
+    return shape
 
 
 def require_tensorflow(what: str) -> None:
@@ -28,9 +88,11 @@ def require_tensorflow(what: str) -> None:
 
 def serving_function(model: keras.Model):
     require_tensorflow("Predicting with a runner, and exporting,")
+    # Of a Sequential, which names no outputs, the last layer's name is that of its output.
+    name = (getattr(model, "output_names", None) or [model.layers[-1].name])[0]
 
     def serve(image):
-        return serving_outputs(model(tf.cast(image, "float32"), training=False), model.output_names[0])
+        return serving_outputs(model(tf.cast(image, "float32"), training=False), name)
 
     return tf.function(serve, autograph=False)
 
@@ -107,7 +169,7 @@ def gflops(model: keras.Model, input_shape: tuple[int, int, int] | tuple[int, in
         input_shape: (height, width) or (height, width, channels), all known.
         loop_steps: how often the body of a loop counts: of a captioner, the words of its sentence.
     """
-    shape = (1, *input_shape[:2], model.input_shape[-1])
+    shape = (1, *input_shape[:2], declared_shape(model)[-1])
     # Not the frozen graph: freezing forgets some shapes.
     graph = serving_function(model).get_concrete_function(tf.TensorSpec(shape, "float32", name="image")).graph
     once = sum(_operations(node) for node in _nodes(graph))

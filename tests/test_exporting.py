@@ -23,6 +23,7 @@ from keras_cv_lectures.exporting.audit import explain_conversion_error
 from keras_cv_lectures.exporting.rewrite import folded
 from keras_cv_lectures.layers.subpixel import SubPixelConv2DTranspose
 from keras_cv_lectures.metadata import Metadata, read_metadata
+from keras_cv_lectures.predicting import predict
 from keras_cv_lectures.runners import load_runner, machine, tensorflow_threads
 from keras_cv_lectures.segmentation import build_unet
 
@@ -113,6 +114,17 @@ def test_rewriting_reaches_nested_models_and_leaves_what_it_cannot_convert():
     np.testing.assert_allclose(np.asarray(copy(x)), np.asarray(model(x)), atol=1e-5)
 
 
+def test_rewriting_keeps_what_a_normalization_has_adapted_to():
+    normalization = keras.layers.Normalization()
+    normalization.adapt(np.array([[[[10.0, 20.0, 30.0]]], [[[30.0, 60.0, 70.0]]]]))
+    inputs = keras.Input((None, None, 3))
+    model = keras.Model(inputs, keras.layers.Conv2DTranspose(2, 2, strides=2)(normalization(inputs)))
+    copy = for_export(model)
+    assert any(isinstance(layer, SubPixelConv2DTranspose) for layer in copy.layers)
+    x = RNG.integers(0, 256, (1, 3, 4, 3)).astype("float32")
+    np.testing.assert_allclose(np.asarray(copy(x)), np.asarray(model(x)), atol=1e-5)
+
+
 def test_a_model_without_anything_to_rewrite_is_returned_as_it_is():
     inputs = keras.Input((4, 4, 3))
     model = keras.Model(inputs, keras.layers.Conv2D(2, 1)(inputs))
@@ -198,6 +210,14 @@ def test_tflite_with_open_height_and_width(tmp_path):
     x = keras.layers.Conv2DTranspose(4, 4, strides=2, padding="same", bias_initializer="he_normal")(x)
     model = keras.Model(inputs, keras.layers.Conv2D(4, 1, name="logits")(x))
     export_tflite(model, tmp_path / "m.tflite", dynamic=True)
+    card = json.loads((tmp_path / "m.json").read_text())
+    assert card["input"]["image"]["shape"] == [1, None, None, 3]
+    shapes = {name: output["shape"] for name, output in card["outputs"].items()}
+    maps = [1, None, None, 4]
+    assert shapes == {"logits": maps, "probabilities": maps, "class_map": maps[:3]}
+    assert card["measured_size"] == [96, 128]
+    for part in ("| image | uint8 | (1, None, None, 3) |", "Measured on a picture of 96x128 pixels"):
+        assert part in (tmp_path / "m.md").read_text()
     runner = load_runner(tmp_path / "m.tflite")
     assert runner.input_shape == (None, None, 3)
     for size in ((8, 14), (32, 16)):
@@ -305,6 +325,49 @@ def test_program_of_the_card_runs(model, tmp_path, kind, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(program, "program", "exec"), {})
     assert np.load(tmp_path / "OUTPUT.npy").shape == (16, 24)
+
+
+def small_net(shape, kernel_size=3, padding="same"):
+    """Four classes of the pixels around each."""
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input(shape)
+    x = keras.layers.Conv2D(4, kernel_size, padding=padding, name="first")(inputs)
+    return keras.Model(inputs, keras.layers.Conv2D(4, 1, name="logits")(x))
+
+
+OPEN, FIVE = (None, None, 3), (None, None, 5)
+VALID = ((36, 40, 3), 17, "valid")  # Answers with the 20 x 24 pixels in the middle.
+TRAINED, SMALLER = Metadata(input_size=(16, 20)), Metadata(input_size=(18, 22))
+# A network, its file, how it is exported, the size of a picture, and what it must be resized to before it is seen.
+PROGRAMS = {
+    "open": ((OPEN,), "m.tflite", {"dynamic": True}, (17, 23), None),
+    "open of five channels": ((FIVE,), "m", {}, (17, 23), None),
+    "open and trained": ((OPEN,), "m", {"metadata": TRAINED}, (30, 50), (16, 20)),
+    "five channels": ((FIVE,), "m.tflite", {"input_shape": (16, 24)}, (33, 47), (16, 24)),
+    "valid": (VALID, "m.tflite", {}, (40, 30), (20, 24)),
+    "valid and trained": (VALID, "m", {"metadata": SMALLER}, (18, 22), None),
+}
+
+
+@pytest.mark.parametrize(("net", "name", "options", "size", "seen"), PROGRAMS.values(), ids=PROGRAMS)
+def test_program_of_the_card_answers_as_predict_does(net, name, options, size, seen, tmp_path, monkeypatch):
+    from PIL import Image
+
+    model, path = small_net(*net), tmp_path / name
+    result = (export_tflite if path.suffix else export_saved_model)(model, path, **options)
+    picture = np.random.default_rng(4).integers(0, 256, (*size, model.input_shape[-1]), np.uint8)
+    monkeypatch.chdir(tmp_path)
+    np.save("PICTURE.npy", picture)
+    if picture.shape[-1] == 3:
+        Image.fromarray(picture).save("PICTURE.jpg", format="PNG")
+    exec(compile(json.loads(result.card_path.read_text())["program"], "program", "exec"), {})
+    if seen:  # TensorFlow and Pillow round resized pictures differently.
+        bands = (Image.fromarray(picture[..., k]) for k in range(picture.shape[-1]))
+        picture = np.stack([band.resize(seen[::-1], Image.Resampling.BILINEAR) for band in bands], axis=-1)
+    expected = predict(path, picture).class_map
+    assert expected.shape == picture.shape[:2]
+    assert len(np.unique(expected)) > 1
+    np.testing.assert_array_equal(np.load("OUTPUT.npy"), expected)
 
 
 def test_card_is_needed_to_update_it(tmp_path):

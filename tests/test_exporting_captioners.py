@@ -1,12 +1,15 @@
 """Exported captioners say what their model says, word by word; a program beside the file prints it."""
 
 import json
+import runpy
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from command_line import call
 
 from keras_cv_lectures.errors import ModelError
@@ -17,6 +20,7 @@ from keras_cv_lectures.exporting.captioner_files import caption_program
 from keras_cv_lectures.language import AttentionDecoder, Captioner, PlainDecoder, build_show_attend_tell
 from keras_cv_lectures.metadata import Metadata
 from keras_cv_lectures.predicting import predict
+from keras_cv_lectures.predicting.pictures import resize_picture
 from keras_cv_lectures.runners import load_runner
 from keras_cv_lectures.text import END, SPECIAL_WORDS, START
 
@@ -26,14 +30,14 @@ METADATA = Metadata(classes=VOCABULARY, input_size=SIZE)
 SENTENCES = ("beam", "greedy", "serving_default")
 
 
-def tiny_captioner(decoder=None, *, beam_size=3, seed=7, **search):
+def tiny_captioner(decoder=None, *, beam_size=3, seed=7, channels=3, **search):
     """Six places of a picture and a vocabulary of 23: a captioner in a second. Its sentences depend on the picture."""
     keras.utils.set_random_seed(seed)
-    image = keras.Input((*SIZE, 3), name="image")
+    image = keras.Input((*SIZE, channels), name="image")
     x = keras.layers.Conv2D(8, 3, strides=8, padding="same", activation="tanh", name="first")(image / 127.5 - 1.0)
     encoder = keras.Model(image, keras.layers.MaxPooling2D(2)(x), name="encoder")
     decoder = decoder or AttentionDecoder(WORDS, embedding_units=6, units=10, attention_units=5, name="decoder")
-    model = Captioner(encoder, decoder, input_shape=(*SIZE, 3), max_words=7, beam_size=beam_size, **search)
+    model = Captioner(encoder, decoder, input_shape=(*SIZE, channels), max_words=7, beam_size=beam_size, **search)
     rng = np.random.default_rng(seed)
     for weight in (*model.encoder.weights, *model.decoder.weights):
         if "seed" not in weight.path:
@@ -228,8 +232,45 @@ def test_pictures_of_any_size_are_described(captioner, exported):
         np.testing.assert_allclose(found.attention.sum((1, 2)), 1, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_the_program_takes_an_array_of_other_channels(tmp_path, monkeypatch, capsys):
+    captioner = tiny_captioner(channels=5)
+    export_tflite(captioner, tmp_path / "m.tflite", metadata=METADATA, verify=False)
+    array = np.random.default_rng(8).integers(0, 256, (*SIZE, 5), np.uint8)
+    np.save(tmp_path / "array.npy", array)
+    monkeypatch.setattr(sys, "argv", ["m_run.py", str(tmp_path / "array.npy")])
+    runpy.run_path(str(tmp_path / "m_run.py"))
+    expected = predict(captioner, array, classes=VOCABULARY).caption
+    assert expected
+    assert capsys.readouterr().out == f"{expected}\n"
+
+
 @pytest.mark.parametrize("tflite", [True, False])
-@pytest.mark.parametrize("shape", [(32, 48, 3), (None, None, 1)])
+@pytest.mark.parametrize("shape", [(16, 24, 5), (None, None, 2)])
+def test_the_program_shows_the_network_what_predict_shows_it(tflite, shape, tmp_path, monkeypatch):
+    shown = []
+
+    def run(image):
+        shown.append(np.asarray(image))
+        return {"tokens": np.int32([[4, END]]), "length": np.int32([1])}
+
+    model = SimpleNamespace(get_signature_runner=lambda key: run, signatures={"caption": run})
+    monkeypatch.setattr("ai_edge_litert.interpreter.Interpreter", lambda *args, **options: model)
+    monkeypatch.setattr(tf.saved_model, "load", lambda folder: model)
+    array = np.random.default_rng(9).integers(0, 256, (31, 57, shape[-1]), np.uint8)
+    np.save(tmp_path / "array.npy", array)
+    (tmp_path / "run.py").write_text(caption_program("m.tflite", shape, None, tflite=tflite))
+    monkeypatch.setattr(sys, "argv", ["run.py", str(tmp_path / "array.npy")])
+    runpy.run_path(str(tmp_path / "run.py"))
+    expected = array if None in shape else resize_picture(array, shape[:2])
+    assert [image.shape for image in shown] == [(1, *expected.shape)]
+    assert shown[0].dtype == np.uint8
+    # Pillow rounds after each of the two directions.
+    assert np.abs(shown[0][0].astype(int) - expected).max() <= 2 * (None not in shape)
+
+
+@pytest.mark.parametrize("tflite", [True, False])
+@pytest.mark.parametrize("shape", [(32, 48, 3), (None, None, 1), (32, 48, 2), (None, None, 5)])
 def test_programs_of_all_kinds_are_python(tflite, shape):
     for words in ("m.txt", None):
         text = caption_program("m.tflite", shape, words, tflite=tflite)
@@ -267,8 +308,6 @@ def test_a_captioner_that_disagrees_is_refused(captioner, tmp_path, monkeypatch)
 
 @pytest.mark.slow
 def test_saved_model_says_what_the_model_says(captioner, tmp_path):
-    import tensorflow as tf
-
     result = export_saved_model(captioner, tmp_path / "m", metadata=METADATA)
     assert result.label_agreement == 1
     pictures = blobs(12, seed=3)

@@ -1,6 +1,8 @@
 """Exported detectors find what their model finds; in 8 bits only the networks; a program beside the file runs it."""
 
 import json
+import re
+import runpy
 import subprocess
 import sys
 
@@ -19,6 +21,7 @@ from keras_cv_lectures.exporting.detector_files import detector_facts, run_progr
 from keras_cv_lectures.exporting.quantize import Operator, in_eight_bits, main_operators
 from keras_cv_lectures.layers import Detections, FitPicture
 from keras_cv_lectures.metadata import Metadata
+from keras_cv_lectures.predicting import predict
 from keras_cv_lectures.runners import load_runner
 
 RNG = np.random.default_rng(0)
@@ -36,11 +39,13 @@ SMALL = {
 }
 
 
-def tiny_detector(classes=None):
+def tiny_detector(classes=None, shape=(32, 32, 3)):
     """Four fixed regions of a 32 x 32 picture, judged by two convolutions: what a detector is outside, in a second."""
     keras.utils.set_random_seed(1)
-    image = keras.Input((32, 32, 3), name="image")
+    image = keras.Input(shape, name="image")
     picture, size = FitPicture(None)(image)
+    if None in shape:
+        picture = keras.layers.Resizing(32, 32)(picture)
     x = keras.layers.Conv2D(8, 3, strides=4, padding="same", activation="relu", name="first")(picture / 255)
     x = keras.layers.MaxPooling2D(2)(x)
     x = keras.layers.Conv2D(8, 3, padding="same", activation="relu", name="second")(x)
@@ -291,8 +296,32 @@ def test_program_brings_boxes_back_to_the_picture(exported, tmp_path, size):
     assert (drawn == (255, 255, 0)).all(-1).any()
 
 
+@pytest.mark.parametrize(("name", "shape"), [("m.tflite", (32, 32, 5)), ("m", (None, None, 2))])
+def test_program_takes_arrays_of_other_channels(name, shape, tmp_path, monkeypatch, capsys):
+    from PIL import Image
+
+    path, program = tmp_path / name, tmp_path / "m_run.py"
+    result = (export_tflite if path.suffix else export_saved_model)(tiny_detector(shape=shape), path, verify=False)
+    if path.is_dir():
+        program = path / "run.py"
+        program.write_text(json.loads(result.card_path.read_text())["program"])
+    array = RNG.integers(0, 256, (50, 80, shape[-1]), np.uint8)
+    np.save(tmp_path / "array.npy", array)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(program), "array.npy"])
+    runpy.run_path(str(program))
+    found = np.array([re.findall(r"-?[\d.]+", line) for line in capsys.readouterr().out.splitlines()], np.float64)
+    expected = predict(path, array)
+    assert len(expected) > 1
+    np.testing.assert_array_equal(found[:, 0], expected.labels)
+    # TensorFlow and Pillow round resized pictures differently.
+    np.testing.assert_allclose(found[:, 1], expected.scores, atol=0.01)
+    np.testing.assert_allclose(np.clip(found[:, 2:], 0, (80, 50, 80, 50)), expected.boxes, atol=0.5)
+    assert np.asarray(Image.open("detections.png")).shape == (50, 80, 3)
+
+
 @pytest.mark.parametrize("tflite", [True, False])
-@pytest.mark.parametrize("shape", [(32, 48, 3), (None, None, 1)])
+@pytest.mark.parametrize("shape", [(32, 48, 3), (None, None, 1), (32, 48, 2), (None, None, 5)])
 def test_programs_of_all_kinds_are_python(tflite, shape):
     for labels in ("m.txt", None):
         text = run_program("m.tflite", ("boxes", "masks", "keypoints"), shape, labels, tflite=tflite)

@@ -258,16 +258,18 @@ def test_the_program_sees_what_predict_sees(channels, tmp_path, monkeypatch):
     exif = Image.Exif()
     exif[0x0112] = 6  # To be turned by a quarter.
     Image.fromarray(picture).save("PICTURE.jpg", format="PNG", exif=exif)
-    np.save("PICTURE.npy", rng.integers(0, 256, (16, 24, channels), np.uint8))
+    array = rng.integers(0, 256, (32, 48, channels), np.uint8)
+    np.save("PICTURE.npy", array)
 
-    body = _program("m.tflite", (1, 16, 24, channels), "class_map", tflite=True)
-    lines = [line for line in body.splitlines() if line.startswith(("import numpy", "from PIL", "picture", "image"))]
+    body = _program("m.tflite", (16, 24, channels), "class_map", tflite=True)
+    kept = ("import numpy", "from PIL", "picture", "bands", "image")
+    lines = [line for line in body.splitlines() if line.startswith(kept)]
     seen: dict = {}
     exec("\n".join(lines), seen)
     assert seen["image"].shape == (1, 16, 24, channels)
     assert seen["image"].dtype == np.uint8
-    if channels == 3:
-        upright = np.rot90(picture, -1)
+    if channels != 1:
+        upright = np.rot90(picture, -1) if channels == 3 else array
         expected = tf.image.resize(upright[None].astype(np.float32), (16, 24), antialias=True).numpy()
         # Pillow rounds after each of the two directions.
         assert np.abs(seen["image"].astype(np.float32) - expected).max() <= 1.5

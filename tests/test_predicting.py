@@ -225,6 +225,14 @@ def test_valid_networks_see_the_scale_that_they_were_trained_at(models, tmp_path
         np.testing.assert_allclose(predict(model, picture).probabilities, expected, atol=1e-5)
 
 
+def test_the_size_of_a_network_of_one_size_goes_before_that_of_the_training(models):
+    fixed = keras.models.clone_model(models["modern"], input_tensors=keras.Input((32, 40, 3)))
+    fixed.set_weights(models["modern"].get_weights())
+    runner, seen = _spy(as_runner(fixed), metadata=Metadata(input_size=(16, 20)))
+    assert predict(runner, _picture((30, 50))).class_map.shape == (30, 50)
+    assert set(seen) == {(1, 32, 40, 3)}  # of the picture, and of one that asks for the number of classes
+
+
 def test_large_tiled_pictures_keep_no_probabilities(models, monkeypatch):
     picture = _picture((60, 60))
     kept = predict(models["modern"], picture, tile=64)
@@ -359,6 +367,18 @@ def test_names_and_colours_must_fit(models):
     result = predict(models["modern"], _picture((20, 20)))
     assert result.classes == ("class 0", "class 1", "class 2")
     assert len(set(result.colors)) == 3
+
+
+def test_a_sequential_is_predicted_as_it_is_written():
+    kernel, bias = np.random.default_rng(0).normal(0, 1, (3, 2)).astype("float32"), np.array([9, -9], "float32")
+    layers = [keras.Input((None, None, 3)), keras.layers.Conv2D(2, 1, name="logits")]
+    model = keras.Sequential(layers)
+    model.set_weights([kernel[None, None], bias])
+    picture = _picture((13, 20))
+    expected = (picture @ kernel + bias).argmax(-1)
+    assert 0 < expected.mean() < 1
+    for settings in ({}, {"tile": 8}):
+        np.testing.assert_array_equal(predict(model, picture, **settings).class_map, expected)
 
 
 def test_what_is_no_segmentation_is_refused():

@@ -1,19 +1,23 @@
 """Every kind of stored model runs alike, and what cannot run says why."""
 
 import json
+import shutil
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from command_line import call
+from PIL import Image
 
 from keras_cv_lectures import runners
 from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.exporting import export_saved_model, export_tflite
 from keras_cv_lectures.metadata import Metadata
 from keras_cv_lectures.runners import latency, load_runner
-from keras_cv_lectures.serving import freeze, gflops
+from keras_cv_lectures.serving import PictureError, freeze, gflops
 from keras_cv_lectures.training.strategies import make_strategy
 
 RNG = np.random.default_rng(0)
@@ -103,6 +107,17 @@ def test_results_do_not_change_when_the_runner_is_called_again(stored):
     np.testing.assert_array_equal(first, copy)
 
 
+@pytest.mark.parametrize("kind", ["keras", "dynamic"])
+def test_threads_get_the_answers_to_their_own_pictures(model, stored, kind):
+    runner = load_runner(stored[kind])
+    images = [RNG.integers(0, 256, (1, 8 + 4 * (i % 3), 12, 3)).astype("uint8") for i in range(6)]
+    alone = [runner(image)["logits"] for image in images]
+    with ThreadPoolExecutor(6) as threads:
+        for _ in range(20):
+            for got, wanted in zip(threads.map(lambda x: runner(x)["logits"], images), alone, strict=True):
+                np.testing.assert_allclose(got, wanted, atol=1e-5)
+
+
 def test_floats_are_rounded_where_the_export_takes_uint8(stored):
     images = RNG.integers(0, 255, (1, 16, 24, 3)).astype("float32")
     runner = load_runner(stored["tflite"])
@@ -154,6 +169,103 @@ def test_a_lite_file_that_fails_while_it_runs_is_named(tmp_path):
         runner(np.full((1, 2, 2, 1), 9, np.uint8))
 
 
+@pytest.mark.parametrize("kind", ["memory", "optimized", "keras", "saved_model", "dynamic"])
+def test_a_size_that_fails_is_told_and_the_next_one_runs(model, stored, kind):
+    """The map that is halved and enlarged lacks a row where a side is odd."""
+    runner = load_runner(stored.get(kind, model), optimize=kind == "optimized")
+    odd, even = (np.zeros((1, side, 12, 3), np.uint8) for side in (9, 10))
+    reason = "XNNPack" if kind == "dynamic" else "Dimension 1 in both shapes must be equal"
+    with pytest.raises(PictureError, match=rf"9x12 pixels \(.*{reason}.*\)\. .*[Rr]esize the picture") as error:
+        runner(odd)
+    assert str(stored.get(kind, "The model")) in str(error.value)
+    np.testing.assert_allclose(runner(even)["logits"], model.predict(even.astype("float32"), verbose=0), atol=1e-5)
+
+
+def test_full_memory_is_not_the_pictures_fault(model):
+    def run(images):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    runner = runners.Runner(**{**vars(load_runner(model)), "run": run})
+    with pytest.raises(tf.errors.ResourceExhaustedError):
+        runner(np.zeros((1, 4, 6, 3), np.uint8))
+
+
+@pytest.mark.parametrize("kind", ["keras", "saved_model", "dynamic"])
+def test_predict_skips_pictures_that_the_model_fails_on(stored, tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    name = stored[kind].name
+    # Alone: the card beside it tells a size, to which all pictures would be brought.
+    if stored[kind].is_dir():
+        shutil.copytree(stored[kind], name, ignore=shutil.ignore_patterns("model_card.json"))
+    else:
+        shutil.copy(stored[kind], name)
+    for folder, sides in {"some": (10, 9, 8), "none": (9, 7)}.items():
+        (tmp_path / folder).mkdir()
+        for number, side in enumerate(sides):
+            Image.fromarray(np.zeros((side, 12, 3), np.uint8)).save(tmp_path / folder / f"p{number}.png")
+    code, out, err = call("predict", name, "some", "--out", "predicted")
+    assert code == 1
+    assert err.count("skipped: ") == err.count(f"skipped: some/p1.png: {name} ") == 1
+    assert "9x12 pixels" in err
+    assert sorted(path.name for path in (tmp_path / "predicted").glob("*_classes.png")) == [
+        "p0_classes.png",
+        "p2_classes.png",
+    ]
+    code, out, err = call("predict", name, "some/p1.png", "--out", "never")
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1].startswith(f"kcvl: some/p1.png: {name} ")
+    assert "skipped" not in err
+    code, out, err = call("predict", name, "none", "missing.png", "--out", "never")
+    assert (code, out) == (1, "")
+    assert "skipped: missing.png does not exist" in err
+    told = err.splitlines()[-1]
+    assert told.startswith("kcvl: the model failed on all 2 pictures, so no single one is at fault.")
+    assert f"The first: none/p0.png: {name} " in told
+    assert not (tmp_path / "never").exists()
+
+
+@pytest.mark.parametrize("kind", ["memory", "keras", "saved_model", "variables", "tflite"])
+def test_a_sequential_runs_and_exports(tmp_path, kind):
+    keras.utils.set_random_seed(0)
+    layers = [
+        keras.Input((None, None, 3)),
+        keras.layers.Conv2D(4, 3, padding="same", use_bias=False),
+        keras.layers.BatchNormalization(name="norm"),
+        keras.layers.MaxPooling2D(2),
+        keras.layers.Conv2DTranspose(2, 2, strides=2, name="logits"),
+    ]
+    model = keras.Sequential(layers)
+    statistics = [[0.5, 1, 2, 1], [0, 1, -1, 0.5], [0.1, 0.2, 0, -0.3], [0.5, 2, 1, 1]]
+    model.get_layer("norm").set_weights([np.array(s, "float32") for s in statistics])
+    path = {"memory": model, "keras": tmp_path / "m.keras", "tflite": tmp_path / "m.tflite"}.get(kind, tmp_path / "m")
+    if kind == "keras":
+        model.save(path)
+    elif kind == "tflite":
+        export_tflite(model, path, input_shape=(8, 6))
+    elif kind != "memory":
+        export_saved_model(model, path, constant_weights=kind == "saved_model")
+    images = RNG.integers(0, 256, (2, 8, 6, 3), np.uint8)
+    found = load_runner(path)(images)
+    assert sorted(found) == ["class_map", "logits", "probabilities"]
+    expected = model.predict(images.astype("float32"), verbose=0)
+    np.testing.assert_allclose(found["logits"], expected, rtol=1e-5, atol=1e-3)
+    if kind == "memory":
+        assert gflops(model, (8, 6)) * 1e9 == pytest.approx(2 * (8 * 6 * 4 * 27 + 4 * 3 * 4 * 2 * 4))
+
+
+class _Subclass(keras.Model):
+    def call(self, image):
+        return image
+
+
+@pytest.mark.parametrize("model", [keras.Sequential([keras.layers.Conv2D(2, 1)]), _Subclass()])
+def test_models_that_do_not_say_what_they_take_name_the_repair(tmp_path, model):
+    uses = load_runner, lambda model: gflops(model, (8, 8)), lambda model: export_saved_model(model, tmp_path / "m")
+    for use in uses:
+        with pytest.raises(ModelError, match=rf"{model.name} does not say .* Build the model with keras\.Input"):
+            use(model)
+
+
 def test_old_picture_sizes_are_forgotten(model, monkeypatch):
     monkeypatch.setattr(runners, "_KEPT_SHAPES", 1)
     runner = load_runner(model)
@@ -187,9 +299,13 @@ def test_a_size_that_the_network_cannot_take_is_explained(stored):
 
 def broken(folder, kind):
     """Path of something that looks like a model and is none."""
-    path = folder / {"tflite": "m.tflite", "empty": "empty", "saved_model": "sm", "h5": "m.h5"}.get(kind, "m.keras")
-    if kind in ("empty", "saved_model"):
+    names = {"tflite": "m.tflite", "empty": "empty", "unpacked": "run", "saved_model": "sm", "h5": "m.h5"}
+    path = folder / names.get(kind, "m.keras")
+    if kind in ("empty", "unpacked", "saved_model"):
         path.mkdir()
+    if kind == "unpacked":
+        (path / "best.keras").mkdir()
+        (path / "best.keras" / "config.json").write_text("{}")
     if kind == "saved_model":
         (path / "saved_model.pb").write_bytes(b"\xffnonsense")
     elif kind == "zip":
@@ -205,6 +321,7 @@ def broken(folder, kind):
     [
         ("missing", "There is no .*m.keras. Expected a run folder"),
         ("empty", "holds neither best.keras, last.keras nor saved_model.pb"),
+        ("unpacked", "holds neither best.keras, last.keras nor saved_model.pb"),
         ("keras", "cannot be loaded as a Keras model"),
         ("zip", "cannot be loaded as a Keras model"),
         ("h5", r"must be saved again with model.save\('NAME.keras'\)"),
@@ -232,6 +349,14 @@ def test_code_in_a_keras_file_is_not_run(tmp_path):
 def test_foreign_saved_model_without_signature(tmp_path):
     tf.saved_model.save(tf.Module(), str(tmp_path / "m"))
     with pytest.raises(ModelError, match="no signature"):
+        load_runner(tmp_path / "m")
+
+
+def test_foreign_saved_model_of_any_rank(tmp_path):
+    module = tf.Module()
+    module.serve = tf.function(lambda image: {"output": image}, input_signature=[tf.TensorSpec(None, name="image")])
+    tf.saved_model.save(module, str(tmp_path / "m"), signatures=module.serve)
+    with pytest.raises(ModelError, match=r"m takes an input of shape <unknown>; expected one picture"):
         load_runner(tmp_path / "m")
 
 
@@ -279,6 +404,6 @@ def test_threads_must_be_positive(model):
 
 def test_another_backend_is_told_what_needs_tensorflow(model, monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    for call in (lambda: load_runner(model)(np.zeros((1, 4, 6, 3), np.uint8)), lambda: make_strategy("none")):
+    for use in (lambda: load_runner(model)(np.zeros((1, 4, 6, 3), np.uint8)), lambda: make_strategy("none")):
         with pytest.raises(ModelError, match="needs the TensorFlow backend of Keras, and this process runs on jax"):
-            call()
+            use()

@@ -14,9 +14,11 @@ import tensorflow as tf
 from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.exporting.captioner import caption_facts
 from keras_cv_lectures.exporting.captioner_files import caption_program
-from keras_cv_lectures.exporting.detector_files import detector_facts, labels_file, run_program
+from keras_cv_lectures.exporting.detector_files import bands_resized, detector_facts, labels_file, run_program
 from keras_cv_lectures.exporting.result import ExportResult, is_captioner, is_detector
 from keras_cv_lectures.files import write_text
+from keras_cv_lectures.geometry.receptive import receptive_field
+from keras_cv_lectures.layers.atrous import whole_convolutions
 from keras_cv_lectures.layers.portable import portable_operators
 from keras_cv_lectures.metadata import Metadata, metadata_path
 from keras_cv_lectures.runners import Runner, latency, load_runner, machine, tensorflow_threads
@@ -30,8 +32,11 @@ import numpy as np
 {picture}
 outputs = {call}
 print({{name: (value.dtype, value.shape) for name, value in outputs.items()}})
-np.save("OUTPUT.npy", outputs[{output!r}][0])
+np.save("OUTPUT.npy", outputs[{output!r}][0]{kept})
 """
+
+# Pixels above and below a picture, and left and right of it.
+Border = tuple[tuple[int, int], tuple[int, int]]
 
 # Of each task, what numbers are compared with the model's, and what is counted.
 _WORDS = {
@@ -61,7 +66,7 @@ def build_card(
         reference: the paper; by default the model's own docstring has it.
         runnable: what is timed while the file has not reached its place: a `.tflite` file, with 1 and with 2 threads,
             or the runner of a SavedModel, with the threads of this process; None measures no latency.
-        open_size: the file takes pictures of any size.
+        open_size: the file takes pictures of any size; the card then says None for height and width.
     """
     _, height, width, channels = batch_shape
     run = runnable if isinstance(runnable, Runner) else load_runner(runnable or model)
@@ -69,18 +74,22 @@ def build_card(
     tflite = result.path.suffix == ".tflite"
     labels = labels_file(result.path).name if metadata.classes and tflite else None
     size = (None, None) if open_size else (height, width)
+    seen = (metadata.input_size or size) if open_size else size
     if is_captioner(outputs):
-        size = size if tflite else metadata.input_size or size
-        program = caption_program(result.path.name, (*size, channels), labels, tflite=tflite)
+        program = caption_program(result.path.name, (*seen, channels), labels, tflite=tflite)
         task = {**caption_facts(model), "agreement": result.agreement}
     elif is_detector(outputs):
         program = run_program(result.path.name, outputs, (*size, channels), labels, tflite=tflite)
         task = {**detector_facts(model), "agreement": result.agreement}
     else:
-        output = "class_map" if "class_map" in outputs else min(outputs)
-        program = _program(result.path.name, batch_shape, output, tflite=tflite)
+        output, border = "class_map" if "class_map" in outputs else min(outputs), None
+        answer = outputs[output].shape[1:3]
+        if _misses_border(model, (height, width), answer):
+            seen, border = _mirrored((height, width), answer, metadata.input_size)
+        program = _program(result.path.name, (*seen, channels), output, border, tflite=tflite)
         task = {}
-    with portable_operators():  # Sparse products are not counted.
+    open_maps = open_size and "class_map" in outputs
+    with portable_operators(), whole_convolutions():  # Sparse products are not counted.
         cost = gflops(model, (height, width))
     return {
         **metadata.to_json(),
@@ -88,8 +97,12 @@ def build_card(
         "precision": result.precision,
         "parameters": model.count_params(),
         "gflops": round(cost, 4),
-        "input": {"image": {"dtype": "uint8", "shape": [1, height, width, channels], "range": "0..255"}},
-        "outputs": {name: {"dtype": str(v.dtype), "shape": list(v.shape)} for name, v in sorted(outputs.items())},
+        "input": {"image": {"dtype": "uint8", "shape": [1, *size, channels], "range": "0..255"}},
+        "outputs": {
+            name: {"dtype": str(v.dtype), "shape": [1, *size, *v.shape[3:]] if open_maps else list(v.shape)}
+            for name, v in sorted(outputs.items())
+        },
+        "measured_size": [height, width],
         "file_size": result.size_bytes,
         "latency_ms": _latencies(runnable, batch_shape) if runnable else {},
         "operators": result.operators,
@@ -105,9 +118,42 @@ def build_card(
     }
 
 
-def _program(name: str, batch_shape: tuple[int, ...], output: str, *, tflite: bool) -> str:
-    """A program that runs the file on a picture as `predict` does: upright, and resized with the same filter."""
-    _, height, width, channels = batch_shape
+def _misses_border(model: keras.Model, window: tuple[int, int], answer: tuple[int, ...]) -> bool:
+    """Whether the network answers only for the middle of what it sees, as valid convolutions do."""
+    smaller = len(answer) == 2 and all(a < w for a, w in zip(answer, window, strict=True))
+    # An answer at a coarser stride is smaller, too.
+    return smaller and isinstance(model, keras.Function | keras.Sequential) and any(receptive_field(model).lost)
+
+
+def _mirrored(
+    window: tuple[int, int], answer: tuple[int, int], input_size: tuple[int, int] | None
+) -> tuple[tuple[int, int], Border]:
+    """The size of a picture that a window answers for as a whole, and how far the picture is mirrored around it.
+
+    Args:
+        window: (height, width) that the network sees.
+        answer: (height, width) that it gives for it, from the middle.
+        input_size: (height, width) that pictures had in training; where it is not known, or larger than `answer`, they
+            are brought to that.
+    """
+    fits = input_size is not None and all(s <= a for s, a in zip(input_size, answer, strict=True))
+    size = input_size if fits else tuple(answer)
+    before = [(w - a) // 2 for w, a in zip(window, answer, strict=True)]
+    return size, tuple((b, w - s - b) for b, w, s in zip(before, window, size, strict=True))
+
+
+def _program(
+    name: str, shape: tuple[int | None, ...], output: str, border: Border | None = None, *, tflite: bool
+) -> str:
+    """A program that runs the file on a picture as `predict` does: upright, and resized with the same filter.
+
+    Args:
+        shape: (H, W, C) that the picture is brought to, H and W None where the file gets it as it is.
+        output: name of the output that is saved.
+        border: pixels mirrored around the picture, ((top, bottom), (left, right)); the output then ends where the
+            picture does.
+    """
+    height, width, channels = shape
     if tflite:
         imports = ["from ai_edge_litert.interpreter import Interpreter"]
         load = f'run = Interpreter(model_path={name!r}, num_threads=2).get_signature_runner("serving_default")'
@@ -116,17 +162,31 @@ def _program(name: str, batch_shape: tuple[int, ...], output: str, *, tflite: bo
         imports = ["import tensorflow as tf"]
         load = f"model = tf.saved_model.load({name!r})"
         call = 'model.signatures["serving_default"](image=tf.constant(image))'
-    shape = f"reshape(1, {height}, {width}, {channels})"
+    sides = None if None in (height, width) else f"({width}, {height})"
     if channels in (1, 3):
         mode = "L" if channels == 1 else "RGB"
         imports.append("from PIL import Image, ImageOps")
+        resized = f"picture.resize({sides}, Image.Resampling.BILINEAR)" if sides else "picture"
+        rows = f"{height}, {width}" if sides else "picture.height, picture.width"
         picture = [
             f'picture = ImageOps.exif_transpose(Image.open("PICTURE.jpg")).convert({mode!r})',
-            f"image = np.asarray(picture.resize(({width}, {height}), Image.Resampling.BILINEAR)).{shape}",
+            f"image = np.asarray({resized}).reshape(1, {rows}, {channels})",
         ]
     else:  # No picture file that Pillow reads has so many channels.
-        picture = [f'image = np.load("PICTURE.npy").astype(np.uint8).{shape}  # 0..255']
-    return _PROGRAM.format(imports="\n".join(imports), load=load, picture="\n".join(picture), call=call, output=output)
+        imports += ["from PIL import Image"] if sides else []
+        picture = [f'picture = np.load("PICTURE.npy").astype(np.uint8)  # (height, width, {channels}), 0..255']
+        picture += [bands_resized("picture", sides)] if sides else []
+        picture.append(f"image = {'np.stack(bands, axis=-1)' if sides else 'picture'}[None]")
+    if border:
+        picture.append(f'image = np.pad(image, {((0, 0), *border, (0, 0))}, mode="reflect")')
+    return _PROGRAM.format(
+        imports="\n".join(imports),
+        load=load,
+        picture="\n".join(picture),
+        call=call,
+        output=output,
+        kept=f"[:{height}, :{width}]" if border else "",
+    )
 
 
 def write_card(card: dict[str, Any], json_path: Path, markdown_path: Path) -> None:
@@ -210,7 +270,8 @@ def card_markdown(card: dict[str, Any]) -> str:
     if card["operators"]:
         lines += ["## Operators", "", ", ".join(f"{n} x{c}" for n, c in card["operators"].items()), ""]
     where = f" ({card['machine']})" if card.get("machine") else ""
-    lines += [f"Measured on the machine that exported the file{where}. " + _versions(card), ""]
+    size = " on a picture of {}x{} pixels".format(*card["measured_size"]) if card.get("measured_size") else ""
+    lines += [f"Measured{size} on the machine that exported the file{where}. " + _versions(card), ""]
     return "\n".join(lines)
 
 

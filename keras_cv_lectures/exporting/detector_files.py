@@ -49,10 +49,25 @@ def detector_facts(model: keras.Model) -> dict[str, Any]:
     }
 
 
+def bands_resized(array: str, sides: str) -> str:
+    """A line of a program that puts the channels of `array` (H, W, C) uint8, resized, into the list `bands`.
+
+    For pictures of other than 1 and 3 channels, which Pillow has no mode for.
+
+    Args:
+        array: name of the array.
+        sides: expression for (width, height).
+    """
+    resized = f"Image.fromarray(band).resize({sides}, Image.Resampling.BILINEAR)"
+    return f"bands = [{resized} for band in np.moveaxis({array}, -1, 0)]"
+
+
 def run_program(
     name: str, outputs: Iterable[str], shape: tuple[int | None, ...], labels: str | None, *, tflite: bool
 ) -> str:
     """A program that needs nothing of this package and lies beside the exported file, or in the SavedModel folder.
+
+    It takes a picture file; of other than 1 and 3 channels an array (height, width, C) in 0..255, as `.npy` file.
 
     Args:
         name: of the `.tflite` file; not used otherwise.
@@ -64,29 +79,49 @@ def run_program(
     height, width, channels = shape
     mode = "L" if channels == 1 else "RGB"
     color = CANVAS_COLOR if channels == 3 else round(sum(CANVAS_COLOR) / 3)
+    if channels in (1, 3):
+        given = "PICTURE"
+        read = ['picture = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")']
+        whole = [f'seen = picture.convert("{mode}")']
+        small = [
+            "small = picture.resize(sides, Image.Resampling.BILINEAR)",
+            f'seen = Image.new("{mode}", ({width}, {height}), {color})',
+            f'seen.paste(small.convert("{mode}"))',
+        ]
+        array = f"np.asarray(seen).reshape(1, seen.height, seen.width, {channels})"
+    else:  # No picture file that Pillow reads has so many channels. The first ones are drawn on.
+        given = f"ARRAY.npy, (height, width, {channels}) in 0..255"
+        read = [
+            "array = np.load(sys.argv[1]).astype(np.uint8)",
+            f'picture = Image.fromarray(array[..., {":3" if channels > 3 else "0"}]).convert("RGB")',
+        ]
+        whole = ["seen = array"]
+        small = [
+            bands_resized("array", "sides"),
+            f"seen = np.full(({height}, {width}, {channels}), {color}, np.uint8)",
+            "seen[: sides[1], : sides[0]] = np.stack(bands, axis=-1)",
+        ]
+        array = "seen[None]"
     if None in (height, width):
-        fit, boxes, points = [f'seen = picture.convert("{mode}")'], 'found["boxes"][i]', 'found["keypoints"][i, :, :2]'
+        fit, boxes, points = whole, 'found["boxes"][i]', 'found["keypoints"][i, :, :2]'
     else:
         # Of a file of one size the picture fills as much as fits, from the top left corner.
         fit = [
             f"scale = min({width} / picture.width, {height} / picture.height)",
             "sides = [max(1, round(side * scale)) for side in picture.size]",
-            "small = picture.resize(sides, Image.Resampling.BILINEAR)",
-            f'seen = Image.new("{mode}", ({width}, {height}), {color})',
-            f'seen.paste(small.convert("{mode}"))',
-            "back = np.array(picture.size) / small.size",
+            *small,
+            "back = np.array(picture.size) / sides",
         ]
         boxes, points = 'found["boxes"][i] * np.tile(back, 2)', 'found["keypoints"][i, :, :2] * back'
-    array = f"np.asarray(seen).reshape(1, seen.height, seen.width, {channels})"
     lines = [
-        '"""Finds objects in a picture, prints them and draws them: python THIS_FILE PICTURE"""',
+        f'"""Finds objects in a picture, prints them and draws them: python THIS_FILE {given}"""',
         "",
         "import sys",
         "from pathlib import Path",
         "",
         "import numpy as np",
         "from ai_edge_litert.interpreter import Interpreter" if tflite else "import tensorflow as tf",
-        "from PIL import Image, ImageDraw, ImageOps",
+        f"from PIL import Image, ImageDraw{', ImageOps' if channels in (1, 3) else ''}",
         "",
         "folder = Path(__file__).resolve().parent",
         *([f'names = (folder / "{labels}").read_text(encoding="utf-8").splitlines()'] if labels else []),
@@ -96,7 +131,7 @@ def run_program(
         'run = model.get_signature_runner("serving_default")'
         if tflite
         else 'run = model.signatures["serving_default"]',
-        'picture = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")',
+        *read,
         *fit,
         f"outputs = run(image={array if tflite else f'tf.constant({array})'})",
         "found = {name: np.asarray(value)[0] for name, value in outputs.items()}",
@@ -121,4 +156,4 @@ def _detections(model: keras.Model) -> Detections | None:
     return next(found, None)
 
 
-__all__ = ["PROGRAM_SUFFIX", "detector_facts", "labels_file", "run_program", "with_labels"]
+__all__ = ["PROGRAM_SUFFIX", "bands_resized", "detector_facts", "labels_file", "run_program", "with_labels"]

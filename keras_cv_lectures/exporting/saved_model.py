@@ -23,7 +23,7 @@ from keras_cv_lectures.files import atomic_path
 from keras_cv_lectures.language import Captioner
 from keras_cv_lectures.metadata import CARD_FILE, Metadata
 from keras_cv_lectures.runners import SIGNATURE, load_runner
-from keras_cv_lectures.serving import freeze, refuse_changes, serving_function
+from keras_cv_lectures.serving import declared_shape, freeze, refuse_changes, serving_function
 
 MARKDOWN_FILE = "MODEL_CARD.md"
 # What TensorFlow raises instead of an OSError when it cannot write.
@@ -134,7 +134,7 @@ def write_serving_graph(
 
 def picture_shape(model: keras.Model, input_shape: tuple[int, ...] | None) -> tuple[int | None, int | None, int]:
     """(H, W, C) of the exported picture from the argument `input_shape` and the model's own input."""
-    own = model.input_shape
+    own = declared_shape(model)
     if not isinstance(own, tuple) or len(own) != 4:
         raise ModelError(f"Only models of one picture (B, H, W, C) can be exported. {model.name} takes {own}.")
     if input_shape is None:

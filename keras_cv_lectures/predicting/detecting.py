@@ -17,7 +17,7 @@ from keras_cv_lectures.postprocessing.detection import check_detector, detected_
 from keras_cv_lectures.predicting.detection_result import DetectionResult
 from keras_cv_lectures.predicting.pictures import read_picture, resize_picture, with_channels
 from keras_cv_lectures.runners import Outputs, Runner
-from keras_cv_lectures.serving import serving_function
+from keras_cv_lectures.serving import running, serving_function
 from keras_cv_lectures.visualize.objects import distinct_colors
 
 Colors = Sequence[tuple[int, int, int]]
@@ -68,7 +68,8 @@ def open_run(runner: Runner) -> Callable[[np.ndarray], Outputs]:
     function = runner.facts["open"]
 
     def run(images: np.ndarray) -> Outputs:
-        return {name: value.numpy() for name, value in function(tf.constant(images, tf.float32)).items()}
+        with running(runner.path, images.shape[1:3]):
+            return {name: value.numpy() for name, value in function(tf.constant(images, tf.float32)).items()}
 
     return run
 

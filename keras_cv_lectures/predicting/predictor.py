@@ -183,11 +183,10 @@ class _Predictor:
     def _network_size(self) -> tuple[int, int] | None:
         """(height, width) that pictures are resized to."""
         height, width = self.runner.input_shape[:2]
-        fixed = (height, width) if height and width else None
-        if self.runner.metadata.input_size is not None:
-            return self.runner.metadata.input_size
         # Of a network that loses its border, the fixed shape is a window and no size of pictures.
-        return None if fixed and loses_border(self.runner) else fixed
+        if height and width and not loses_border(self.runner):
+            return height, width
+        return self.runner.metadata.input_size
 
     def _is_tiled(self) -> bool:
         return self.tile is not None or loses_border(self.runner)

@@ -15,6 +15,7 @@ from keras_cv_lectures.metadata import Metadata
 from keras_cv_lectures.predicting import DetectionResult, SegmentationResult, is_detector, predict, predict_tiled
 from keras_cv_lectures.predicting.tiled import as_runner
 from keras_cv_lectures.runners import Runner
+from keras_cv_lectures.serving import PictureError
 
 NAMES = ("dark", "bright")
 COLORS = ((200, 0, 0), (0, 200, 0))
@@ -110,6 +111,17 @@ def test_a_keras_detector_is_prepared_once_for_all_sizes(stored):
     for size in ((20, 30), (31, 17)):
         predict(runner, picture_of(size, (1, 2, 9, 9)))
     assert runner.facts["open"].structured_outputs["boxes"].shape == (None, 2, 4)
+
+
+def test_a_picture_that_a_detector_fails_on_is_told():
+    image = keras.Input((None, None, 3))
+    halved = keras.layers.UpSampling2D(2)(keras.layers.MaxPooling2D(2)(image))
+    both = keras.layers.Concatenate()([image, halved])  # of one size where no side is odd
+    model = keras.Model(image, bright_box()(both[..., :3]))
+    with pytest.raises(PictureError, match=r"The model failed while it ran on a picture of 9x12 pixels \(.*(9|8)"):
+        predict(model, np.zeros((9, 12, 3), np.uint8))
+    box = (2, 1, 7, 8)
+    np.testing.assert_array_equal(predict(model, picture_of((10, 12), box)).boxes, [box])
 
 
 def test_pictures_share_a_batch_where_the_file_takes_one_size(stored):

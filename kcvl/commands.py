@@ -35,6 +35,7 @@ from keras_cv_lectures.predicting import (
 )
 from keras_cv_lectures.reporting import REPORT, export_run
 from keras_cv_lectures.runners import load_runner
+from keras_cv_lectures.serving import PictureError
 from keras_cv_lectures.systems import SYSTEMS
 
 _SHOWN_FILES, _SHOWN_CLASSES, _SHOWN_CAPTIONS = 4, 6, 8
@@ -114,6 +115,7 @@ def _predict(arguments) -> int:
     out = output_folder(arguments.out)
     pictures, failed = _pictures_at(arguments.paths, out)
     written: list[Path] = []
+    refused: list[str] = []
     tally = _Tally(arguments.score)
     with quiet():
         runner = load_runner(arguments.model)
@@ -124,20 +126,25 @@ def _predict(arguments) -> int:
                     written += result.save(out, name, **tally.take(result)).values()
                 except DataError as error:
                     failed.append(str(error))
+                except PictureError as error:
+                    refused.append(f"{path}: {error}")
                 except OSError as error:
                     raise ModelError(
                         f"the prediction of {path} could not be written to {out}: {error}. The {len(written)} files "
                         "before it are complete. Free some space or choose another --out."
                     ) from error
                 progress(done, len(pictures))
-    for message in failed:
+    for message in failed + (refused if written else []):
         warn(f"skipped: {message}")
+    if refused and not written:
+        several = f"the model failed on all {len(refused)} pictures, so no single one is at fault. The first: "
+        raise ModelError((several if len(refused) > 1 else "") + refused[0])
     if not written:
         raise DataError("no picture could be predicted; see the lines above.")
     tally.tell()
     wrote(*written[:_SHOWN_FILES], more=len(written) - _SHOWN_FILES)
     next_steps(f"look at {quoted(out)}")
-    return 1 if failed else 0
+    return 1 if failed or refused else 0
 
 
 class _Tally:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from kcvl.text import headline, scores_table, size_text, table
+from kcvl.text import count_text, headline, scores_table, size_text, table
 from keras_cv_lectures.data import open_source
 from keras_cv_lectures.metrics.overlaps import box_overlaps
-from keras_cv_lectures.predicting import SHOWN_SCORE, DetectionResult, predict
+from keras_cv_lectures.predicting import SHOWN_SCORE, CaptionResult, DetectionResult, predict
 from keras_cv_lectures.recipe import Recipe
 from keras_cv_lectures.reporting import evaluate_run, export_run, record_seconds, refresh_report
 from keras_cv_lectures.training import train
@@ -85,6 +85,9 @@ def run_demo(recipe: Recipe, out: Path, *, say: Callable[[str], Any], progress: 
 
 def _agreement(found: Any, expected: Any) -> str:
     """How much of what the model says an exported file says too."""
+    if isinstance(expected, CaptionResult):
+        same = sum(one == other for one, other in zip(found.words, expected.words, strict=False))
+        return f"{same} of {count_text(max(len(found.words), len(expected.words)), 'word')}"
     if not isinstance(expected, DetectionResult):
         return f"{100 * float(np.mean(found.class_map == expected.class_map)):.2f} % of the pixels"
     found, expected = found.above(SHOWN_SCORE - 0.05), expected.above(SHOWN_SCORE)

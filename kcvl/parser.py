@@ -103,8 +103,10 @@ _PREDICT = """examples:
 
 Writes NAME_classes.png (a palette PNG: its values are the labels) and NAME_overlay.png for each picture, at the
 picture's own size. A detector writes NAME_overlay.png with the objects drawn, and NAME_objects.json, which lists them
-as COCO does: boxes, scores, masks as run-length codes, keypoints. Pictures of one name are told apart by their folders'
-names. A picture that cannot be read is skipped and named; the exit code is then 1.
+as COCO does: boxes, scores, masks as run-length codes, keypoints. A captioner writes NAME_caption.png, the picture
+with its sentence, or where the network looked for each word, and NAME_caption.json with the words and their numbers.
+Pictures of one name are told apart by their folders' names. A picture that cannot be read, or that the model fails on,
+is skipped and named; the exit code is then 1.
 """
 
 _EXPORT = """examples:
@@ -238,7 +240,11 @@ def make_parser() -> argparse.ArgumentParser:
         help="pictures: calibrate int8 and measure the file's score (default: the run's own data)",
     )
     export.add_argument("--size", metavar="HxW", help="input size (default: the size the model was trained at)")
-    export.add_argument("--dynamic", action="store_true", help="leave height and width open (not for int8)")
+    export.add_argument(
+        "--dynamic",
+        action="store_true",
+        help="leave height and width open (not for int8, nor for TFLite files of detectors and captioners)",
+    )
     export.add_argument(
         "--low-memory",
         action="store_true",

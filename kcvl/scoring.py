@@ -112,12 +112,14 @@ def check_data_fits(detector: bool | None, spec: str, *, captioner: bool | None 
 
 
 def check_source_fits(source: Source, spec: str, detector: bool | None, captioner: bool | None) -> None:
-    """`check_data_fits` for data that tell only when opened what they hold.
+    """Refuses data without examples, and does what `check_data_fits` does for those that tell only when opened.
 
     Raises:
-        DataError: they do not hold what the model learns from, or cannot be read.
+        DataError: they are empty, do not hold what the model learns from, or cannot be read.
     """
-    if parse_spec(spec).kind not in MIXED_KINDS or len(source) == 0 or (detector is None and captioner is None):
+    if len(source) == 0:
+        raise DataError(f"{source.name} has no examples. Check the path, the list file and the split.")
+    if parse_spec(spec).kind not in MIXED_KINDS or (detector is None and captioner is None):
         return
     needed = "captions" if captioner else "boxes" if detector else "mask"
     held = [key for key in source[0] if key not in ("image", "image_id")]

@@ -58,7 +58,13 @@ def scores_table(scores: Mapping[str, Any], constant: Mapping[str, Any] | None =
     if "per_class" not in scores:
         return "\n\n".join(f"{kind}\n{_precision_table(part)}" for kind, part in scores.items())
     rows = [
-        [c["name"], _share(c["iou"]), _share(c["accuracy"]), _share(c["precision"]), int(c["pixels"])]
+        [
+            c["name"],
+            _share(c["iou"]),
+            _share(c["accuracy"]),
+            _share(c["precision"], "not predicted" if c["pixels"] else "absent"),
+            int(c["pixels"]),
+        ]
         for c in scores["per_class"]
     ]
     means = [[label, _share(scores[name])] for name, label in PIXEL_SCORES.items() if name in scores]
@@ -159,5 +165,5 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else str(value)
 
 
-def _share(value: float | None) -> str:
-    return "absent" if value is None or math.isnan(value) else f"{value:.4f}"
+def _share(value: float | None, missing: str = "absent") -> str:
+    return missing if value is None or math.isnan(value) else f"{value:.4f}"

@@ -62,8 +62,8 @@ def run_train(arguments: argparse.Namespace) -> int:
             check_data_fits(detector, spec, captioner=captioner)
     train_source, val_source, val_spec = open_training_data(arguments.data, arguments.val)
     check_source_fits(train_source, arguments.data, detector, captioner)
-    if val_source and arguments.val:
-        check_source_fits(val_source, arguments.val, detector, captioner)
+    if val_source is not None:
+        check_source_fits(val_source, arguments.val or arguments.data, detector, captioner)
     classes = recipe.names(train_source, options)[0]
     known = earlier.get("classes")
     if known and list(classes) != known:
@@ -94,7 +94,7 @@ def run_train(arguments: argparse.Namespace) -> int:
         # A bar that redraws itself fills a log file; there it is one line an epoch.
         "verbose": 1 if sys.stdout.isatty() else 2,
         "record": {
-            "data": absolute_spec(arguments.data),
+            "data": absolute_spec(val_spec if val_spec and not arguments.val else arguments.data),
             "val_data": absolute_spec(val_spec) if val_spec else "",
             "val_ids": list(val_source.ids) if val_source else [],
             "train_root": picture_root(train_source),
@@ -153,23 +153,27 @@ def open_training_data(spec: str, val_spec: str | None) -> tuple[Source, Source 
     """Training and validation sources, and the specification of the latter ("" where there is none).
 
     Without `val_spec` the layout's own validation split is taken; data without one gives its last 15 %: the last,
-    because neighbouring pictures are often frames of one video, which a random split would leak.
+    because neighbouring pictures are often frames of one video, which a random split would leak. Where the
+    layout has but one split, the specification names it, and then is that of the training pictures, too.
     """
     if val_spec is not None:
         train_source = open_source(spec, split="train")
         return train_source, open_source(val_spec, split="val", like=train_source), val_spec
-    if has_splits(spec) and "val" in splits_of(parse_spec(spec)):
+    parsed = parse_spec(spec)
+    if has_splits(spec) and "val" in splits_of(parsed):
         return open_source(spec, split="train"), open_source(spec, split="val"), spec
-    only = splits_of(parse_spec(spec))[0]
+    only = splits_of(parsed)[0]
     source = open_source(spec, split=only)
     held_out = round(_HELD_OUT * len(source))
     if held_out == 0:
         return source, None, ""
     first = len(source) - held_out
+    # No option can follow a folder that is given without a kind and has a comma in its path.
+    complete = only is None or "split" in parsed.options or any("," in str(path) for path in parsed.paths)
     return (
         source.subset(range(first), f"{source.name} (first {first})"),
         source.subset(range(first, len(source)), f"{source.name} (last {held_out})"),
-        spec if only is None or "split=" in spec else f"{spec},split={only}",
+        spec if complete else f"{absolute_spec(spec)},split={only}",
     )
 
 

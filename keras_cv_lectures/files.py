@@ -25,16 +25,19 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
-    target = work / path.name
+    target, old = work / path.name, work / f"{path.name}.old"
     try:
         yield target
         if not target.exists():
             raise FileNotFoundError(f"nothing was written for {path}")
         if target.is_dir() and path.exists():
             # A folder cannot be replaced by rename while it has content: move the old one aside first.
-            os.replace(path, work / f"{path.name}.old")
+            os.replace(path, old)
         os.replace(target, path)
     finally:
+        # A rename that fails, or a signal between the two, must not cost the old folder as well.
+        if os.path.lexists(old) and not os.path.lexists(path):
+            os.replace(old, path)
         shutil.rmtree(work, ignore_errors=True)
 
 

@@ -6,6 +6,7 @@ A run folder keeps it as `run.json` beside the `.keras` files; an export keeps i
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -99,19 +100,20 @@ def read_metadata(model_path: str | Path) -> Metadata:
 def read_run(model_path: str | Path) -> dict[str, Any]:
     """All of `run.json` of the run folder at (or around) `model_path`, with the ids trained on as "train_ids".
 
-    An empty dict for a model that belongs to no run.
+    The folder itself is "folder", relative where `model_path` is. An empty dict for a model that belongs to no run.
 
     Raises:
         ModelError: the file is damaged.
     """
-    path = Path(model_path)
+    # A relative path has no parents beyond the current folder.
+    path = Path(os.path.abspath(model_path))
     for folder in (path, path.parent, path.parent.parent):
         if (folder / RUN_FILE).exists():
             run = _read_description(folder / RUN_FILE)
             ids = folder / "train_ids.txt"
             repair = "Restore or delete it."
             run["train_ids"] = read_text(ids, repair=repair, error=ModelError).splitlines() if ids.exists() else []
-            return {**run, "folder": str(folder)}
+            return {**run, "folder": str(folder) if Path(model_path).is_absolute() else os.path.relpath(folder)}
     return {}
 
 

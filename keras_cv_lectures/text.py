@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -156,7 +157,8 @@ def tokenize(caption: str) -> list[str]:
     Follows the Penn Treebank: clitics are words of their own (`the dog's` is `the dog 's`, `don't` is `do n't`,
     `cannot` is `can not`), whether the text is divided there already or not; hyphens, slashes and other apostrophes
     stay inside a word (`t-shirt`, `o'clock`), as do points in abbreviations and numbers (`u.s.`, `3.5`, `1,000`);
-    `&`, `%`, `$`, `#` and the like are words.
+    `&`, `%`, `$`, `#` and the like are words. Accents and vowel signs belong to the letter before them, and a letter
+    that Unicode can write with its accent is written so (form NFC).
 
     Differs from the paper: coco-caption runs Stanford's PTBTokenizer (Java). Here brackets are dropped (its list means
     them, but is in upper case), `/` and `*` are not escaped, of abbreviations with a point only acronyms and titles are
@@ -165,10 +167,23 @@ def tokenize(caption: str) -> list[str]:
     >>> tokenize("A dog's owner isn't there, at 5:30 (p.m.)!")
     ['a', 'dog', "'s", 'owner', 'is', "n't", 'there', 'at', '5:30', 'p.m.']
     """
+    text = unicodedata.normalize("NFC", caption.lower()).translate(_APOSTROPHES)
     words: list[str] = []
-    for token in _TOKEN.findall(caption.lower().translate(_APOSTROPHES)):
-        words += _split(token)
+    for found in _TOKEN.finditer(_with_marks_as_letters(text)):
+        words += _split(text[found.start() : found.end()])
     return words
+
+
+def _with_marks_as_letters(text: str) -> str:
+    """`text` with an underscore, which `_TOKEN` takes for a letter, in the place of every combining mark of a word."""
+    if text.isascii():
+        return text
+    letters, inside = [], False
+    for character in text:
+        mark = unicodedata.category(character) in ("Mn", "Mc")
+        inside = inside if mark else character.isalnum()
+        letters.append("_" if mark and inside else character)
+    return "".join(letters)
 
 
 def _split(token: str) -> Sequence[str]:

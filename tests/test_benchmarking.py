@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras_cv_lectures import benchmarking
 from keras_cv_lectures.benchmarking import PATHS, benchmark_system, gflops, latency, system
 from keras_cv_lectures.benchmarking.busy import busy_detector, endless_captioner
-from keras_cv_lectures.benchmarking.contender import build, picture_of, prepare, training_batch
+from keras_cv_lectures.benchmarking.contender import build, config_of, picture_of, prepare, training_batch
 from keras_cv_lectures.benchmarking.contender import contender as contender_of
 from keras_cv_lectures.benchmarking.request import Request
 from keras_cv_lectures.benchmarking.results import as_json, cells, chart, markdown
@@ -259,9 +259,22 @@ def test_a_training_batch_fits_a_network_of_few_classes(name, classes):
     assert 0 <= labels.max() < classes
 
 
+@pytest.mark.parametrize("number", [3, 17])
+def test_a_network_has_the_keypoints_that_were_asked_for(number):
+    """Generated objects have five."""
+    request = request_for("keypoint_rcnn", classes=1)
+    request = Request(**{**vars(request), "config": {**request.config, "num_keypoints": number}})
+    assert config_of(request)["num_keypoints"] == number
+    assert config_of(request)["min_size"] == 32
+    keypoints = training_batch(request)[1]["keypoints"].numpy()
+    assert keypoints.shape[2] == number
+    np.testing.assert_array_equal(keypoints[:, :, 5:10], keypoints[:, :, : max(0, min(5, number - 5))])
+    assert keypoints[..., 2].any(axis=(0, 1)).all()
+
+
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["deeplabv3plus", "mask_rcnn", "show_attend_tell"])
+@pytest.mark.parametrize("name", ["deeplabv3plus", "mask_rcnn", "keypoint_rcnn", "show_attend_tell"])
 def test_every_path_of_every_task_runs(name):
     classes = 40 if name.startswith("show") else 3
     smoke = SYSTEMS[name].smoke

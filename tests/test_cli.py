@@ -18,11 +18,14 @@ from PIL import Image
 
 from kcvl import benchmarking, commands, demo, main, settings, training
 from kcvl.terminal import Progress, quiet
+from kcvl.text import scores_table
 from keras_cv_lectures.benchmarking import PATHS, BenchmarkRow, SystemBenchmark
 from keras_cv_lectures.data import open_source, shapes_source
-from keras_cv_lectures.metadata import read_metadata
+from keras_cv_lectures.metadata import Metadata, read_metadata
+from keras_cv_lectures.metrics import scores
+from keras_cv_lectures.predicting import CaptionResult, DetectionResult, SegmentationResult
 from keras_cv_lectures.recipe import TrainingOptions
-from keras_cv_lectures.reporting import absolute_spec
+from keras_cv_lectures.reporting import absolute_spec, exports, run_of, training_source, validation_source
 from keras_cv_lectures.systems import SYSTEMS
 
 TINY = [word for name in ("filters=2", "depth=1", "epochs=1", "batch_size=10") for word in ("--set", name)]
@@ -105,6 +108,48 @@ def test_a_run_knows_its_data_from_any_folder(trained, place):
     assert re.search(r"\d CPU", run["machine"])
     assert run["val_ids"] == [f"p{i}" for i in range(102, 120)]
     assert run["train_root"] == f"{place}/data/images"
+
+
+@pytest.mark.usefixtures("trained")
+@pytest.mark.parametrize(
+    ("typed_in", "model"),
+    [
+        (".", "run"),
+        ("elsewhere", "../run/exports/unet_int8.tflite"),
+        ("run", "."),
+        ("run", "best.keras"),
+        ("run/files", "unet_int8.tflite"),
+        ("run/files", "."),
+        ("run/files/unet_saved_model", "."),
+    ],
+)
+def test_the_run_of_a_model_is_found_from_any_folder(place, monkeypatch, typed_in, model):
+    (place / "run/files/unet_saved_model").mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(place / typed_in)
+    run = run_of(model)
+    assert run["train_ids"] == [f"p{i}" for i in range(102)]
+    assert Path(run["folder"]).resolve() == place / "run"
+    assert not Path(run["folder"]).is_absolute()
+    assert run_of(Path(model).resolve())["folder"] == str(place / "run")
+
+
+@pytest.mark.parametrize(
+    ("data", "run", "spec", "expected"),
+    [
+        ("train", {"train_ids": ["p0", "p1", "p2"], "val_ids": ["p0", "p1", "p2"]}, None, [0, 1, 2]),
+        ("all", {"train_ids": ["p0", "p1", "p2"], "val_ids": ["p3"]}, None, [0, 1, 2]),
+        ("all", {"train_ids": ["p0", "p1", "p2"], "val_ids": ["p3"]}, "all", [0, 1, 2, 3]),
+        ("all", {}, None, [0, 1, 2, 3]),
+    ],
+    ids=["val has the same names", "val is the rest", "data was given", "ids are not known"],
+)
+def test_int8_is_calibrated_with_what_was_trained_on(tmp_path, monkeypatch, data, run, spec, expected):
+    for name, count in (("train", 3), ("all", 4)):
+        write_pictures(tmp_path / name, count, size=(16, 16))
+    spec_of = {name: f"folder:{tmp_path}/{name}/images,{tmp_path}/{name}/masks" for name in ("train", "all")}
+    monkeypatch.setattr(exports, "MIN_CALIBRATION", 3)
+    source, indices = exports._calibration_data(spec_of.get(spec), {**run, "data": spec_of[data]}, Metadata())
+    assert (source.name, indices) == (f"{tmp_path}/{data}/images", expected)
 
 
 def test_evaluate_gives_the_scores_of_the_training(trained, place, monkeypatch):
@@ -301,6 +346,7 @@ TRAIN = ["train", "unet", "--data", "folder:data/images,data/masks", *TINY, "--o
         ([*TRAIN, "--set", "rotate=abc"], 2, ["`rotate` takes a number. Received: 'abc'"]),
         ([*TRAIN, "--set", "fill=black"], 2, ["fill: expected 'reflect' or 'constant', received"]),
         ([*TRAIN, "--set", "seed=-1"], 2, ["`seed` must be at least 0. Received: -1"]),
+        ([*TRAIN, "--set", "patience=0"], 2, ["`patience` must be a positive integer. Received: patience=0"]),
         ([*TRAIN, "--set", "filters=0"], 2, ["unet cannot be built with filters=0, depth=1"]),
         ([*TRAIN, "--set", "keep_best=val_x"], 2, ["keep_best=val_x is nothing that is measured", "val_mean_iou"]),
         ([*TRAIN, "--set", "elastic=100"], 2, ["elastic: expected at most", "the picture would fold over. Lower it."]),
@@ -516,13 +562,81 @@ def test_validation_data_is_the_split_or_the_last_pictures(tmp_path):
     train_source, val_source, spec = training.open_training_data(folder, None)
     assert (train_source.ids[-1], val_source.ids, spec) == ("p16", ("p17", "p18", "p19"), folder)
     assert training.open_training_data(folder, folder)[1].ids == training.open_training_data(folder, folder)[0].ids
-    # A layout that has splits, of which only one is there.
-    (tmp_path / "camvid").mkdir()
-    (tmp_path / "x" / "images").rename(tmp_path / "camvid" / "train")
-    (tmp_path / "x" / "masks").rename(tmp_path / "camvid" / "trainannot")
-    train_source, val_source, spec = training.open_training_data(f"camvid:{tmp_path}/camvid", None)
-    assert (len(train_source), len(val_source), spec) == (17, 3, f"camvid:{tmp_path}/camvid,split=train")
+    # A layout that has splits, of which only one is there, in a folder that is called like an option.
+    camvid = tmp_path / "split=1"
+    camvid.mkdir()
+    (tmp_path / "x" / "images").rename(camvid / "train")
+    (tmp_path / "x" / "masks").rename(camvid / "trainannot")
+    train_source, val_source, spec = training.open_training_data(f"camvid:{camvid}", None)
+    assert (len(train_source), len(val_source), spec) == (17, 3, f"camvid:{camvid},split=train")
     assert training.open_training_data("shapes:count=2,split=train", None)[1:] == (None, "")
+
+
+# Kind of data -> a system for it, the folder of pictures, their annotations, the list of a split.
+LAYOUTS = {
+    "camvid": ("unet", "train", "trainannot/{}.png", None),
+    "pets": ("unet", "images", "annotations/trimaps/{}.png", "annotations/{}.txt"),
+    "voc": ("unet", "JPEGImages", "SegmentationClass/{}.png", "ImageSets/Segmentation/{}.txt"),
+    "vocboxes": ("faster_rcnn", "JPEGImages", "Annotations/{}.xml", "ImageSets/Main/{}.txt"),
+    "yolo": ("faster_rcnn", "images/train", "labels/train/{}.txt", None),
+    "flickr": ("show_and_tell", "Images", None, "{}.txt"),
+}
+XML = """<annotation><size><width>8</width><height>8</height></size><object><name>cell</name><bndbox>
+<xmin>1</xmin><ymin>1</ymin><xmax>6</xmax><ymax>6</ymax></bndbox></object></annotation>"""
+
+
+def write_one_split(folder, kind, split):
+    """Seven pictures, p0 to p6, all in one split of a layout. Returns a system that learns from it."""
+    system, pictures, annotation, listed = LAYOUTS[kind]
+    names = [f"p{i}" for i in range(7)]
+    files = {folder / pictures / f"{name}.png": np.full((8, 8, 3), 9, np.uint8) for name in names}
+    if annotation:
+        content = {".png": np.eye(8, dtype=np.uint8) + 1, ".xml": XML, ".txt": "0 0.5 0.5 0.5 0.5"}[annotation[-4:]]
+        files |= {folder / annotation.format(name): content for name in names}
+    if listed:
+        files[folder / listed.format(split)] = "".join(f"{name}\n" for name in names)
+    if kind == "flickr":
+        files[folder / "captions.txt"] = "image,caption\n" + "".join(f"{name}.png,A cell.\n" for name in names)
+    if kind == "yolo":
+        files[folder / "classes.txt"] = "cell\n"
+    for path, content in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content) if isinstance(content, str) else Image.fromarray(content).save(path)
+    return system
+
+
+@pytest.mark.parametrize(
+    ("kind", "split"),
+    [(kind, "train") for kind in LAYOUTS if kind != "pets"]
+    + [(kind, "trainval") for kind in ("pets", "voc", "vocboxes")],
+)
+def test_a_bare_folder_of_one_split_is_trained_on_but_for_its_last_pictures(tmp_path, monkeypatch, kind, split):
+    system = write_one_split(tmp_path / "data", kind, split)
+    begun = []
+
+    def begin(recipe, train_source, val_source, *, record, **settings):
+        begun.append((train_source.ids, val_source.ids, record))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train", begin)
+    monkeypatch.chdir(tmp_path)
+    _, _, err = call("train", system, "--data", "data", "--out", "never")
+    assert "interrupted" in err
+    ((trained, held_out, record),) = begun
+    assert (trained, held_out) == (tuple(f"p{i}" for i in range(6)), ("p6",))
+    # The run finds both again, from any folder.
+    monkeypatch.chdir("/")
+    assert record["val_data"] == f"{kind}:{tmp_path}/data,split={split}"
+    assert validation_source(record).ids == held_out
+    assert training_source({**record, "train_ids": list(trained)}).ids == trained
+
+
+def test_a_bare_folder_with_a_comma_in_its_path_is_trained_on(tmp_path):
+    folder = tmp_path / "cats, dogs"
+    write_one_split(folder, "pets", "trainval")
+    train_source, val_source, spec = training.open_training_data(str(folder), None)
+    assert (len(train_source), val_source.ids) == (6, ("p6",))
+    assert absolute_spec(spec) == str(folder), "no option can follow such a path"
 
 
 @pytest.mark.parametrize(
@@ -665,6 +779,57 @@ def test_demo_takes_every_step(place, monkeypatch):
     assert "unet_int8.tflite" in page
     code, _, err = call("demo", "--out", "demo run")
     assert (code, "already holds a training" in err) == (1, True)
+
+
+def said(text):
+    words, image = tuple(text.split()), np.zeros((2, 2, 3), np.uint8)
+    return CaptionResult(image=image, words=words, tokens=np.arange(len(words)), log_probability=-1.0)
+
+
+def painted(*labels):
+    class_map, image = np.reshape(labels, (2, 2)), np.zeros((2, 2, 3), np.uint8)
+    names = {"classes": ("a", "b"), "colors": ((0, 0, 0), (9, 9, 9))}
+    return SegmentationResult(image=image, class_map=class_map, **names, make_probabilities=lambda: None)
+
+
+def found(*sides):
+    boxes, image = np.float32([[0, 0, side, side] for side in sides]), np.zeros((60, 60, 3), np.uint8)
+    names = {"labels": np.zeros(len(sides), np.int32), "classes": ("a",), "colors": ((9, 9, 9),)}
+    return DetectionResult(image=image, boxes=boxes, scores=np.full(len(sides), 0.9, np.float32), **names)
+
+
+@pytest.mark.parametrize(
+    ("export", "model", "told"),
+    [
+        (said("a red star"), said("a red star"), "3 of 3 words"),
+        (said("a red star"), said("a blue star"), "2 of 3 words"),
+        (said("a red star here"), said("a red star"), "3 of 4 words"),
+        (said("star"), said("star"), "1 of 1 word"),
+        (said(""), said("star"), "0 of 1 word"),
+        (painted(0, 1, 1, 0), painted(0, 1, 1, 1), "75.00 % of the pixels"),
+        (found(10, 50), found(10, 20), "1 of 2 objects"),
+    ],
+    ids=str,
+)
+def test_the_demo_tells_what_an_export_and_its_model_agree_on(export, model, told):
+    assert demo._agreement(export, model) == told
+
+
+@pytest.mark.parametrize("result", [said("a star"), painted(0, 1, 1, 0), found(10)], ids=str)
+def test_help_names_the_files_that_predict_writes(result, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["predict", "--help"])
+    page = capsys.readouterr().out
+    assert all(path.name in page for path in result.save(tmp_path, "NAME").values())
+
+
+def test_a_class_that_is_never_predicted_is_not_said_to_be_absent():
+    """As in the report: rows are the truth, the second class has pixels, the third has none."""
+    table = scores_table(scores(np.array([[5, 0, 0], [3, 0, 0], [0, 0, 0]]), ("road", "cell", "tree")))
+    rows = {line.split()[0]: re.split(r"  +", line) for line in table.splitlines() if line}
+    assert rows["road"] == ["road", "0.6250", "1.0000", "0.6250", "5"]
+    assert rows["cell"] == ["cell", "0.0000", "0.0000", "not predicted", "3"]
+    assert rows["tree"] == ["tree", "absent", "absent", "absent", "0"]
 
 
 def test_c_code_is_silent_and_python_is_not(capfd):

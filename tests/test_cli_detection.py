@@ -135,6 +135,24 @@ def test_evaluate_a_file_that_knows_no_names(detector):
     assert "masks" not in out.splitlines()
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_data_without_pictures_are_refused_by_name(detector, known):
+    """Whether the model is known to be a detector, or only its answer to a picture would tell."""
+    content = json.loads(Path("objects.json").read_text())
+    Path("empty.json").write_text(json.dumps({**content, "images": [], "annotations": []}))
+    detector()
+    if not known:
+        scoring.load_runner("model.tflite").facts.clear()
+    train = ["train", "faster_rcnn", "--out", "never"]
+    for words in (
+        ["evaluate", "model.tflite", "--data", "coco:empty.json,images"],
+        [*train, "--data", "coco:empty.json,images"],
+        [*train, "--data", "coco:objects.json,images", "--val", "coco:empty.json,images"],
+    ):
+        code, _, err = call(*words)
+        assert (code, "coco empty.json has no examples. Check the path" in err) == (1, True), words
+
+
 def test_without_pycocotools_the_table_has_what_is_known():
     row = {"name": "cell", "ap": None, "voc_ap50": 0.5, "best_f1": None, "best_threshold": None}
     scores = {"boxes": {"ap": None, "voc_ap50": 0.5, "per_class": [{**row, "objects": 3, "detections": 0}]}}

@@ -225,6 +225,22 @@ def test_pictures_that_runs_are_judged_on_were_not_trained_on(tools, name):
     assert len(sources[3]) >= 100
 
 
+def test_a_published_network_costs_what_its_layers_multiply(tools):
+    """A pyramid's convolution whose rate is over half of its map, as DeepLab's at 512 x 512."""
+    import keras
+
+    from keras_cv_lectures.layers import AtrousConv2D
+
+    def build(rate):
+        inputs = keras.Input((64, 64, 32))
+        return keras.Model(inputs, AtrousConv2D(32, 3, padding="same", dilation_rate=rate, name="logits")(inputs))
+
+    recipe = SimpleNamespace(build=build, reference=SimpleNamespace(parameters_of={"rate": 36}))
+    # Twice the multiply-adds: of 64 x 64 pixels, 32 filters, 9 weights in 32 channels.
+    expected = {"size": [64, 64, 32], "gflops": round(2 * 64 * 64 * 32 * 9 * 32 / 1e9, 3)}
+    assert tools.train.published(recipe) == expected
+
+
 def test_a_step_that_fails_is_noted_and_stops_nothing(tools, tmp_path):
     calls = []
 

@@ -36,6 +36,12 @@ from keras_cv_lectures.text import END, PAD, SPECIAL_WORDS, START, UNKNOWN, Voca
         # Symbols and brackets.
         ("a sign [that] says (50% off) {now} & #1 $5", "a sign that says 50 % off now & # 1 $ 5"),
         ("Ein Häuschen am Café", "ein häuschen am café"),
+        # Combining marks: with a letter of its own, without, of two signs, and where there is no letter.
+        ("nai\u0308ve cafe\u0301's", "na\u00efve caf\u00e9 's"),
+        ("\u0130stanbul, x\u0332-ray", "i\u0307stanbul x\u0332-ray"),
+        ("कुत्ता दौड़ता है।", "कुत्ता दौड़ता है"),
+        ("หมา วิ่ง", "หมา วิ่ง"),
+        ("a \u0308 b $\u0301", "a b $"),
         ("", ""),
         ("... !", ""),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,15 @@ TOOLS = Path(__file__).resolve().parent.parent / "tools"
 def tool(monkeypatch):
     monkeypatch.syspath_prepend(str(TOOLS))
     return importlib.import_module
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in TOOLS.glob("*.py")))
+def test_every_tool_finds_what_it_imports_and_has_the_options_that_it_shows(tool, name):
+    found = tool(name)
+    shown = "".join(re.findall(rf"^ *python tools/{name}\.py(.*)$", found.__doc__, re.M))
+    program = (TOOLS / f"{name}.py").read_text(encoding="utf-8")
+    missing = [option for option in re.findall(r"--[a-z][a-z-]*", shown) if f'"{option}"' not in program]
+    assert not missing
 
 
 def test_functions_take_turns_in_one_process(tool):

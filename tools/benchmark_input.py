@@ -1,9 +1,11 @@
 """Does the input pipeline keep up? Pictures per second that it delivers, and that the training step consumes.
 
-    python tools/benchmark_input.py SPEC [--size 180x240] [--batch 8] [--filters 16] [--precision float32]
+    python tools/benchmark_input.py SPEC [--system unet] [--set OPTION=VALUE ...] [--batches 30]
 
-Measured one after the other, each with the whole machine: the pipeline reads and decodes every picture from disk (no
-cache) and augments it with the recipe's augmentation; the step is forward, backward and update on a batch in memory.
+SPEC and --set are those of `kcvl train`, SYSTEM a segmentation; pictures are brought to 180x240 unless input_size says
+otherwise. Measured one after the other, each with the whole machine: the pipeline reads and decodes every picture from
+disk (no cache) and augments it with the recipe's augmentation; the step is forward, backward and update on a batch in
+memory.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import time
 import numpy as np
 
 import keras_cv_lectures as kcvl
-from kcvl.commands import parse_settings
+from kcvl.settings import parse_settings
 from keras_cv_lectures.data import open_source, to_dataset
 from keras_cv_lectures.preprocessing import Augmentation
 

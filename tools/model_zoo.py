@@ -192,8 +192,9 @@ def _network(record: Mapping[str, Any]) -> str:
     parts = [f"{record['parameters']:,} parameters" if record["parameters"] else f"parameters {MISSING}"]
     cards = [record["exports"][" ".join(form)] for form in FORMS if " ".join(form) in record["exports"]]
     if cards:
-        shape = cards[0]["input"]["image"]["shape"][1:]
-        parts.append(f"{cards[0]['gflops']:.3g} GFLOPs for a picture of {_size(shape)}")
+        _, *size, channels = cards[0]["input"]["image"]["shape"]
+        size = cards[0].get("measured_size") or size  # That of a file for pictures of any size.
+        parts.append(f"{cards[0]['gflops']:.3g} GFLOPs for a picture of {_size((*size, channels))}")
     return f"{'; '.join(parts)}; {settings}"
 
 

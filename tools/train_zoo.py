@@ -43,6 +43,7 @@ from kcvl.parser import make_parser
 from kcvl.settings import find_recipe, parse_settings
 from keras_cv_lectures.data import Source, open_source
 from keras_cv_lectures.files import atomic_path, read_json, write_json, write_text
+from keras_cv_lectures.layers.atrous import whole_convolutions
 from keras_cv_lectures.layers.portable import portable_operators
 from keras_cv_lectures.metadata import RUN_FILE
 from keras_cv_lectures.recipe import Recipe
@@ -266,7 +267,7 @@ def published(recipe: Recipe) -> dict[str, Any]:
     model = recipe.build(**recipe.reference.parameters_of)
     height, width, channels = model.input_shape[1:]
     size = (height, width) if height and width else PUBLISHED_SIZE
-    with portable_operators():  # As a model card counts.
+    with portable_operators(), whole_convolutions():  # As a model card counts.
         return {"size": [*size, channels], "gflops": round(gflops(model, size), 3)}
 
 

@@ -27,7 +27,7 @@ FORMS = (("tflite", "float32"), ("tflite", "float16"), ("tflite", "int8"), ("sav
 
 _KEPT_OF_CARD = (
     *("gflops", "parameters", "input", "file_size", "latency_ms", "max_difference", "label_agreement", "agreement"),
-    *("metrics", "metrics_data", "machine"),
+    *("metrics", "metrics_data", "machine", "measured_size"),
 )
 # Widths in pixels: of what is shown at most, and what a small picture is enlarged to.
 _WIDEST, _ENLARGED, _QUALITIES = 640, 384, (85, 75, 65, 55, 45)

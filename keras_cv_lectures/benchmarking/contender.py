@@ -96,9 +96,12 @@ def build(request: Request) -> keras.Model:
 
 
 def config_of(request: Request) -> dict[str, Any]:
-    """The builder's arguments as the trainer would complete them: a detector works at the size of the pictures."""
+    """The builder's arguments as the trainer would complete them: a detector works at the size of the pictures.
+
+    What was asked for stays, where the trainer would take the number of keypoints from the data.
+    """
     recipe = SYSTEMS[request.system]
-    return dict(recipe.fit_config(request.config, _options(request), _source(request)))
+    return {**recipe.fit_config(request.config, _options(request), _source(request)), **request.config}
 
 
 def picture_of(request: Request) -> np.ndarray:
@@ -109,7 +112,7 @@ def picture_of(request: Request) -> np.ndarray:
 def training_batch(request: Request) -> tuple[Any, Any]:
     """Inputs and targets of generated pictures, as the trainer would give them."""
     recipe, options, source = SYSTEMS[request.system], _options(request), _source(request)
-    names = recipe.names(source, options)[0]
+    names, config = recipe.names(source, options)[0], config_of(request)
     if "captions" in recipe.keys:
         # As many words as the network knows; the captions use the first ones.
         names = (*names, *(f"word{number}" for number in range(len(names), request.classes)))[: request.classes]
@@ -121,7 +124,7 @@ def training_batch(request: Request) -> tuple[Any, Any]:
         augmentation=None,
         channels=3,
         drop_remainder=True,
-        context=recipe.context(config_of(request), options, names),
+        context=recipe.context(config, options, names),
     )
     inputs, targets = next(iter(batches))
     if "captions" in recipe.keys:
@@ -129,7 +132,11 @@ def training_batch(request: Request) -> tuple[Any, Any]:
     # A network of fewer classes than there are kinds of shapes.
     if "boxes" in recipe.keys:
         labels = targets["labels"]
-        return inputs, {**targets, "labels": tf.where(labels < 0, labels, labels % request.classes)}
+        found = {**targets, "labels": tf.where(labels < 0, labels, labels % request.classes)}
+        if "keypoints" in found:  # And of any number of keypoints.
+            given = found["keypoints"].shape[2]
+            found["keypoints"] = tf.gather(found["keypoints"], tf.range(config["num_keypoints"]) % given, axis=2)
+        return inputs, found
     return inputs, tf.where(targets == 255, targets, targets % request.classes)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from keras_cv_lectures.data import Source
 from keras_cv_lectures.evaluating import CaptionEvaluation
 from keras_cv_lectures.predicting import predict
+from keras_cv_lectures.reporting.pictures import shown_image
 from keras_cv_lectures.reporting.runs import without_nan
 from keras_cv_lectures.runners import Runner
 from keras_cv_lectures.visualize import CaptionPicture
@@ -57,10 +58,9 @@ def caption_examples(
     def example(index: int) -> CaptionPicture:
         found = source[index]
         result = predict(runner, found["image"])
-        picture = found["image"]
         return CaptionPicture(
             name=source.ids[index],
-            image=picture if picture.shape[-1] in (1, 3) else picture[..., : 3 if picture.shape[-1] > 3 else 1],
+            image=shown_image(found["image"]),
             words=result.words,
             references=[str(text) for text in found["captions"]],
             attention=result.attention,

@@ -174,8 +174,8 @@ def _calibration_data(spec: str | None, run: Mapping[str, Any], metadata: Metada
         if spec:
             raise
         raise DataError(f"the training pictures, which int8 is calibrated with, are gone: {error}\n{repair}") from error
-    held_out = set() if spec else set(run.get("val_ids", ()))
-    indices = [i for i, name in enumerate(source.ids) if name not in held_out]
+    wanted = set(source.ids if spec else run.get("train_ids") or source.ids)
+    indices = [i for i, name in enumerate(source.ids) if name in wanted]
     if len(indices) < MIN_CALIBRATION:
         raise DataError(
             f"int8 needs at least {MIN_CALIBRATION} pictures to calibrate with, because fewer leave activation ranges "

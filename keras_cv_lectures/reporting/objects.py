@@ -17,6 +17,7 @@ from keras_cv_lectures.files import atomic_path
 from keras_cv_lectures.metrics.average_precision import PrecisionRecall, match_objects
 from keras_cv_lectures.metrics.objects import KINDS
 from keras_cv_lectures.predicting import DetectionResult, predict
+from keras_cv_lectures.reporting.pictures import shown_image
 from keras_cv_lectures.reporting.runs import training_source, without_nan
 from keras_cv_lectures.runners import Runner
 from keras_cv_lectures.visualize import ObjectPicture, object_sheet
@@ -83,7 +84,7 @@ def object_examples(
         truth = {**found, "size": prediction["size"]}
         return ObjectPicture(
             caption=source.ids[index],
-            image=_shown_image(found["image"]),
+            image=shown_image(found["image"]),
             truth=_drawn(found, evaluation["kinds"]),
             prediction=_drawn(prediction, evaluation["kinds"]),
             found=match_objects(truth, prediction, len(source.object_classes), kind=kind),
@@ -113,7 +114,7 @@ def data_overview(source: Source, count: int = _ON_SHEET, *, kinds: Sequence[str
     for index in range(min(count, len(source))):
         example = source[index]
         pictures.append(
-            ObjectPicture(caption=source.ids[index], image=_shown_image(example["image"]), truth=_drawn(example, kinds))
+            ObjectPicture(caption=source.ids[index], image=shown_image(example["image"]), truth=_drawn(example, kinds))
         )
     one_class = len(source.object_classes) == 1
     by_object = one_class and any(picture.truth.get("masks") is not None for picture in pictures)
@@ -177,11 +178,6 @@ def _drawn(objects: Mapping[str, Any], kinds: Sequence[str]) -> dict[str, Any]:
     if marks:
         result["ignored"] = np.logical_or.reduce(marks)
     return result
-
-
-def _shown_image(image: np.ndarray) -> np.ndarray:
-    """Of a picture with other channels than grey or RGB the first three, or the first."""
-    return image if image.shape[-1] in (1, 3) else image[..., : 3 if image.shape[-1] > 3 else 1]
 
 
 def _names(runner: Runner, result: DetectionResult) -> Sequence[str]:

@@ -18,6 +18,7 @@ from keras_cv_lectures.preprocessing import resize_example
 from keras_cv_lectures.recipe import Recipe
 from keras_cv_lectures.reporting.captions import caption_examples, caption_pages, captions_json
 from keras_cv_lectures.reporting.objects import object_examples, object_pages, objects_json, run_data_sheet
+from keras_cv_lectures.reporting.pictures import shown_image
 from keras_cv_lectures.reporting.runs import read_json, run_of, without_nan
 from keras_cv_lectures.runners import Runner, load_runner
 from keras_cv_lectures.visualize import ExamplePicture, write_caption_report, write_object_report, write_report
@@ -197,7 +198,7 @@ def _examples(runner: Runner, source: Source, evaluation) -> tuple[list[ExampleP
         result = predict(runner, found["image"])
         return ExamplePicture(
             caption=source.ids[index],
-            image=found["image"],
+            image=shown_image(found["image"]),
             truth=found["mask"],
             prediction=result.class_map,
             score=float(ious[index]),

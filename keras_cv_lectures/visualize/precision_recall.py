@@ -61,6 +61,7 @@ def precision_recall_curves(
     _draw_f1(axes, style)
     for name in (name for name in order if name not in named):
         axes.plot(*_steps(*lines[name][:2]), color=style.training, linewidth=0.8, alpha=0.5)
+    shown = []
     for name, color in zip(named, _colors(len(named), theme), strict=True):
         recall, precision, scores = lines[name]
         label = f"{_short(name)}  {values[name]:.3f}"
@@ -68,15 +69,15 @@ def precision_recall_curves(
         if best is not None:
             axes.plot(recall[best], precision[best], "o", color=color, markersize=6, zorder=3)
             label += f"  ● {scores[best]:.2f}"
-        axes.plot(*_steps(recall, precision), color=color, linewidth=1.8, label=label)
+        shown += axes.plot(*_steps(recall, precision), color=color, linewidth=1.8, label=label)
     if mean and len(order) > 1:
         middle = np.mean([_at_grid(*lines[name][:2]) for name in order], axis=0)
         average = np.mean([values[name] for name in order])
-        axes.plot(_GRID, middle, color=style.ink, linewidth=2.6, label=f"mean of {len(order)}  {average:.3f}")
+        shown += axes.plot(_GRID, middle, color=style.ink, linewidth=2.6, label=f"mean of {len(order)}  {average:.3f}")
     told = "average precision"
     if any(lines[name][2] is not None for name in named):
         told += ", ● best F1 at score"
-    _finish(figure, axes, title, told, style)
+    _finish(figure, axes, shown, title, told, style)
     return _png(figure)
 
 
@@ -141,8 +142,11 @@ def _colors(count: int, theme: str) -> list[Any]:
     return [colormaps["tab10"](i % 10) for i in range(count)]
 
 
-def _finish(figure: Any, axes: Any, title: str, legend_title: str, style: Theme) -> None:
+def _finish(figure: Any, axes: Any, shown: Sequence[Any], title: str, legend_title: str, style: Theme) -> None:
+    # Names are set afterwards: matplotlib leaves out what is called "_...", and before 3.10 even where it is listed.
     legend = figure.legend(
+        shown,
+        ["name"] * len(shown),
         loc="outside right upper",
         fontsize=8.5,
         frameon=False,
@@ -152,6 +156,8 @@ def _finish(figure: Any, axes: Any, title: str, legend_title: str, style: Theme)
         alignment="left",
     )
     legend.get_title().set_color(style.ink)
+    for text, line in zip(legend.get_texts(), shown, strict=True):
+        text.set_text(line.get_label())
     for text in (*legend.get_texts(), legend.get_title()):
         text.set_parse_math(False)
     axes.set(xlim=(0, 1.01), ylim=(0, 1.01))

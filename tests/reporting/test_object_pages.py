@@ -6,6 +6,7 @@ import types
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 
 from keras_cv_lectures.data import open_source
@@ -173,6 +174,9 @@ def test_a_run_folder_gets_its_page(source, detector, run_folder, monkeypatch):
     monkeypatch.setattr(objects, "data_overview", None)  # made once
     refresh_report(recipe, run_folder, None)
     assert (run_folder / "data.png").read_bytes() == sheet
+    # What is in a run folder can be read up.
+    table = (ROOT / "saved_models" / "README.md").read_text(encoding="utf-8")
+    assert all(f"| `{path.name}` |" in table for path in run_folder.iterdir())
 
 
 def test_a_page_without_evaluation_and_without_its_data(source, run_folder):

@@ -56,6 +56,13 @@ def test_of_many_classes_the_best_and_the_worst_are_named(drawn):
     assert len(drawn(curves).axes[0].lines) == 4 + 30 + 1
 
 
+def test_a_class_is_named_whatever_its_name_begins_with(drawn):
+    figure = drawn({"cell": CELL[:2], "_void": (np.array([0.25]), np.array([0.5]))})
+    assert names_of(figure) == ["cell  0.833", "_void  0.125", "mean of 2  0.479"]
+    colors = [line.get_color() for line in figure.legends[0].get_lines()]
+    assert colors == [line.get_color() for line in figure.axes[0].lines if line.get_label() in names_of(figure)]
+
+
 def test_a_picture_in_two_themes_with_any_name():
     light, dark = (
         Image.open(io.BytesIO(precision_recall_curves({"$_1$ 漢": CELL}, title="$x 漢", theme=theme)))

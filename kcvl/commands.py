@@ -23,7 +23,7 @@ from kcvl.text import count_text, export_table, headline, table
 from kcvl.training import open_training_data, run_train
 from kcvl.vocab import run_vocab
 from keras_cv_lectures.data import doctor
-from keras_cv_lectures.errors import DataError, ModelError
+from keras_cv_lectures.errors import DataError, ModelError, PictureError
 from keras_cv_lectures.metadata import metadata_path
 from keras_cv_lectures.predicting import (
     SHOWN_SCORE,
@@ -35,7 +35,6 @@ from keras_cv_lectures.predicting import (
 )
 from keras_cv_lectures.reporting import REPORT, export_run
 from keras_cv_lectures.runners import load_runner
-from keras_cv_lectures.serving import PictureError
 from keras_cv_lectures.systems import SYSTEMS
 
 _SHOWN_FILES, _SHOWN_CLASSES, _SHOWN_CAPTIONS = 4, 6, 8

@@ -1,6 +1,6 @@
 """What goes wrong for a reason the user can repair.
 
-Both are ValueErrors, so scripts may catch either. The command line turns them into one line on standard error and
+All are ValueErrors, so scripts may catch any. The command line turns them into one line on standard error and
 exit code 1; every message names the thing, what was expected, what was found, and the repair.
 """
 
@@ -11,3 +11,7 @@ class DataError(ValueError):
 
 class ModelError(ValueError):
     """A model file, a model's settings or a training run is at fault."""
+
+
+class PictureError(ModelError):
+    """A model does not take this picture, or failed on it; one of another size may pass."""

@@ -25,10 +25,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_cv_lectures.errors import ModelError
+from keras_cv_lectures.errors import ModelError, PictureError
 from keras_cv_lectures.h5 import check_h5
 from keras_cv_lectures.metadata import Metadata, read_metadata
-from keras_cv_lectures.serving import PictureError, declared_shape, first_line, freeze, running, serving_function
+from keras_cv_lectures.serving import declared_shape, first_line, freeze, running, serving_function
 
 Outputs = dict[str, np.ndarray]
 InputShape = tuple[int | None, int | None, int]

@@ -11,12 +11,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_cv_lectures.errors import DataError, ModelError
+from keras_cv_lectures.errors import DataError, ModelError, PictureError
 from keras_cv_lectures.postprocessing.segmentation import serving_outputs
-
-
-class PictureError(ModelError):
-    """A model does not take this picture, or failed on it; one of another size may pass."""
 
 
 @contextlib.contextmanager

@@ -13,11 +13,11 @@ from command_line import call
 from PIL import Image
 
 from keras_cv_lectures import runners
-from keras_cv_lectures.errors import ModelError
+from keras_cv_lectures.errors import ModelError, PictureError
 from keras_cv_lectures.exporting import export_saved_model, export_tflite
 from keras_cv_lectures.metadata import Metadata
 from keras_cv_lectures.runners import latency, load_runner
-from keras_cv_lectures.serving import PictureError, freeze, gflops
+from keras_cv_lectures.serving import freeze, gflops
 from keras_cv_lectures.training.strategies import make_strategy
 
 RNG = np.random.default_rng(0)

@@ -10,12 +10,12 @@ import tensorflow as tf
 from keras import ops
 from PIL import Image
 
+from keras_cv_lectures.errors import PictureError
 from keras_cv_lectures.geometry.rle import rle_decode
 from keras_cv_lectures.metadata import Metadata
 from keras_cv_lectures.predicting import DetectionResult, SegmentationResult, is_detector, predict, predict_tiled
 from keras_cv_lectures.predicting.tiled import as_runner
 from keras_cv_lectures.runners import Runner
-from keras_cv_lectures.serving import PictureError
 
 NAMES = ("dark", "bright")
 COLORS = ((200, 0, 0), (0, 200, 0))

@@ -309,7 +309,7 @@ def test_much_damaged_data_are_read_or_refused_by_name(tmp_path, layout, seed):
 def test_the_table_for_users_names_tests_that_exist():
     table = (TESTS.parent / "docs" / "bad_input.md").read_text(encoding="utf-8")
     rows = [line for line in table.splitlines() if line.startswith("| ") and not line.startswith(("| input", "| ---"))]
-    files = [*TESTS.glob("test_fuzzing*.py"), TESTS / "test_hostile_input.py"]
+    files = [*TESTS.glob("test_fuzzing*.py"), TESTS / "test_hostile_input.py", TESTS / "test_runners.py"]
     files += [TESTS / "data" / "test_tfds.py", TESTS / "data" / "test_own_reader.py"]
     there = set(re.findall(r"^def (test_\w+)", "\n".join(f.read_text(encoding="utf-8") for f in files), re.M))
     assert len(rows) > 25

@@ -114,9 +114,8 @@ def _equal(name, network, model):
     np.testing.assert_allclose(model(x)["c5"], expected, atol=1e-3 * np.abs(expected).max())
 
 
-def test_efficientnet_normalizes_by_the_file_also_where_it_is_dilated(name, imagenet, model):
-    if name != "efficientnetb0":
-        pytest.skip("other networks have no such layer")
+@pytest.mark.parametrize("name", ["efficientnetb0"], indirect=True, scope="module")
+def test_efficientnet_normalizes_by_the_file_also_where_it_is_dilated(model):
     x = np.full((1, 2, 3, 3), 51.0, "float32")
     for network in (model, backbones.dilate(model, 16)):
         layer = next(layer for layer in network.layers if isinstance(layer, keras.layers.Normalization))
@@ -124,10 +123,9 @@ def test_efficientnet_normalizes_by_the_file_also_where_it_is_dilated(name, imag
         np.testing.assert_allclose(layer(x / 255), wanted, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["vgg16"], indirect=True, scope="module")
 def test_kernels_that_read_blue_first_are_turned_for_pictures_that_are_not(name, imagenet):
     """Red, green, blue and a fourth: no normalization turns those."""
-    if name != "vgg16":
-        pytest.skip("one network that reads blue, green, red")
     four, convention = backbones.resolve_backbone(name, 4, imagenet[1])
     assert convention == "caffe"
     file = np.asarray(imagenet[0].get_layer("block1_conv1").kernel)

@@ -35,7 +35,7 @@ from keras_cv_lectures.reporting import (
 )
 from keras_cv_lectures.systems import SYSTEMS
 from keras_cv_lectures.training import make_strategy, train, train_staged
-from keras_cv_lectures.training.callbacks import BEST, HISTORY, STATE
+from keras_cv_lectures.training.callbacks import BEST, HISTORY, STATE, Checkpoints
 
 LONGEST_SIDE = 512
 _HELD_OUT = 0.15
@@ -285,9 +285,14 @@ def _resumption(out: Path, options: TrainingOptions) -> str:
     if not (out / STATE).exists():
         return f"there is no checkpoint in {out} yet: starting from the beginning"
     try:
-        done = int(json.loads((out / STATE).read_text(encoding="utf-8"))["epochs_done"])
+        state = json.loads((out / STATE).read_text(encoding="utf-8"))
+        done = int(state["epochs_done"])
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{out / STATE} is damaged ({error}). Restore it, or train into another --out.") from error
+    checkpoints = Checkpoints(out, monitor=options.keep_best, seed=options.seed, patience=options.patience)
+    checkpoints.history, checkpoints.best = state.get("history", []), state.get("best")
+    if done < options.epochs and checkpoints.without_gain():
+        return f"patience={options.patience} ended it after epoch {done}; --set patience={options.epochs} would go on"
     if done < options.epochs:
         return f"continuing after epoch {done}"
     return f"all {options.epochs} epochs are done already; --set epochs={2 * options.epochs} would go on"
@@ -301,8 +306,10 @@ def _check_with_strategy(recipe: Recipe, options: TrainingOptions, strategy: Any
             f"--set batch_size={options.batch_size} cannot be shared by {replicas} replicas. Choose a multiple of "
             f"{replicas}."
         )
-    known = ["loss", *(metric.name for metric in recipe.make_metrics(max(2, classes)))]
-    if options.keep_best.removeprefix("val_") not in (*known, *recipe.epoch_score_names):
+    metrics = recipe.make_metrics(max(2, classes))
+    known = ["loss", *(metric.name for metric in metrics)]
+    # Networks with losses of their own measure them by names that the trainer knows when they are built.
+    if metrics and options.keep_best.removeprefix("val_") not in (*known, *recipe.epoch_score_names):
         names = ", ".join(f"val_{name}" for name in known)
         if recipe.epoch_score_names:
             names += "; with evaluate_every=1 also " + ", ".join(f"val_{name}" for name in recipe.epoch_score_names)

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keras_cv_lectures.errors import ModelError
@@ -17,7 +18,8 @@ from keras_cv_lectures.errors import ModelError
 if TYPE_CHECKING:
     import keras
 
-_SECONDS = 60
+# What describes the numbers, and reading the weights inside of a `.keras` file from a slow disk.
+_SECONDS, _BYTES_A_SECOND = 60, 1e7
 # Visits what describes the numbers, not the numbers: the files may be large.
 _VISIT = """
 import io, os, sys, h5py
@@ -66,10 +68,13 @@ def check_h5(path: str | os.PathLike) -> None:
     Raises:
         ModelError: it says which.
     """
+    if getattr(sys, "frozen", False) or not Path(sys.executable or "").stem.lower().startswith(("python", "pypy")):
+        return  # Inside of an application, or a server, there is no interpreter to ask.
+    seconds = _SECONDS + os.path.getsize(path) / _BYTES_A_SECOND if os.path.exists(path) else _SECONDS
     # -P: no module of the current folder, which may have come with the file.
     command = [sys.executable, "-P", "-c", _VISIT, os.fspath(path)]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=_SECONDS, check=False)
+        done = subprocess.run(command, capture_output=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired as error:
         raise ModelError(f"{path} cannot be read: HDF5 finds no end in it. It is damaged: fetch it again.") from error
     if done.returncode:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+from keras import ops
 
 
 def replica_count() -> int:
@@ -26,4 +27,14 @@ def sum_over_replicas(x: Any) -> Any:
     return x if context is None else context.all_reduce(tf.distribute.ReduceOp.SUM, x)
 
 
-__all__ = ["replica_count", "sum_over_replicas"]
+def mean_divisor(count: Any, training: bool) -> Any:
+    """What a sum over `count` items of this replica is divided by to give its share of a loss; at least 1.
+
+    Shares are added up for a gradient, so in training it is the number in the global batch, and an item weighs the same
+    on every replica. A loss that is only measured Keras multiplies by the replicas and weighs by this replica's
+    pictures, of which the last batch has more on one than on another.
+    """
+    return ops.maximum(sum_over_replicas(count) if training else count * replica_count(), 1.0)
+
+
+__all__ = ["mean_divisor", "replica_count", "sum_over_replicas"]

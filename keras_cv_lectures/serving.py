@@ -24,14 +24,15 @@ def running(owner: str | os.PathLike | None, size: Sequence[int]) -> Iterator[No
         size: (height, width) of the pictures.
 
     Raises:
-        PictureError: the call failed. This package's errors, and `tf.errors.ResourceExhaustedError` for memory that is
-            full, pass as they are.
+        PictureError: the call failed. This package's errors, and what is not the picture's fault, such as
+            `tf.errors.ResourceExhaustedError`, pass as they are.
     """
     try:
         yield
-    except (DataError, ModelError, tf.errors.ResourceExhaustedError):
+    except (DataError, ModelError):
         raise
-    except (RuntimeError, ValueError, tf.errors.OpError) as error:
+    # Not of full memory, or of a device or a worker that is lost: the next picture would fail as well.
+    except (RuntimeError, ValueError, tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
         raise PictureError(
             f"{owner or 'The model'} failed while it ran on a picture of {size[0]}x{size[1]} pixels "
             f"({first_line(error)}). If it takes any size, resize the picture (multiples of 32 suit most networks), or "

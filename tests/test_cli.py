@@ -321,6 +321,12 @@ def test_resume_says_that_nothing_was_begun_or_all_is_done(trained, tmp_path):
     assert training._resumption(tmp_path, TrainingOptions()).startswith("there is no checkpoint")
     done = training._resumption(Path("run"), TrainingOptions(epochs=1))
     assert done == "all 1 epochs are done already; --set epochs=2 would go on"
+    state = {"epochs_done": 2, "best": 0.5, "history": [{"epoch": k, "val_mean_iou": 0.5} for k in (1, 2)]}
+    (tmp_path / "ended" / "checkpoint").mkdir(parents=True)
+    (tmp_path / "ended" / "checkpoint" / "state.json").write_text(json.dumps(state))
+    ended = training._resumption(tmp_path / "ended", TrainingOptions(epochs=9, patience=1))
+    assert ended == "patience=1 ended it after epoch 2; --set patience=9 would go on"
+    assert training._resumption(tmp_path / "ended", TrainingOptions(epochs=9)) == "continuing after epoch 2"
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "checkpoint" / "state.json").write_text("{")
     with pytest.raises(ValueError, match="state.json is damaged"):

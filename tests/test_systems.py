@@ -47,7 +47,7 @@ def source():
     return shapes_source(16, size=(48, 64), seed=3)
 
 
-def _batches(recipe, config, source, batch_size, *, augmentation=None):
+def _batches(recipe, config, source, batch_size, *, augmentation=None, drop_remainder=True):
     size = recipe.smoke_options.input_size
     dataset = to_dataset(source, shuffle=False, seed=0, epochs=1, keys=[k for k in recipe.keys if k in source[0]])
     return recipe.make_batches(
@@ -57,7 +57,7 @@ def _batches(recipe, config, source, batch_size, *, augmentation=None):
         batch_size=batch_size,
         augmentation=augmentation,
         channels=3,
-        drop_remainder=True,
+        drop_remainder=drop_remainder,
         context=recipe.context(config, recipe.smoke_options, recipe.names(source, recipe.smoke_options)[0]),
     )
 
@@ -213,6 +213,25 @@ def test_two_replicas_take_the_step_of_one(recipe, config, source, replicas, flo
     one, two = weights_after(contextlib.nullcontext()), weights_after(replicas.scope())
     for a, b in zip(one, two, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5 * max(1.0, np.abs(a).max()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["unet", "faster_rcnn", "show_attend_tell"], indirect=True, scope="module")
+def test_two_replicas_measure_what_one_does(recipe, config, source, replicas, float64_policy):
+    """Of three pictures in batches of two, one replica has the last one alone."""
+    data = _batches(recipe, config, source.subset(range(3)), 2, drop_remainder=False)
+
+    def measured(scope):
+        with scope:
+            keras.config.set_dtype_policy(float64_policy)
+            try:
+                model = _model(recipe, config, source)
+            finally:
+                keras.config.set_dtype_policy("float32")
+            return _compile(model, recipe, source, "sgd").evaluate(data, verbose=0, return_dict=True)
+
+    one, two = measured(contextlib.nullcontext()), measured(replicas.scope())
+    assert one == pytest.approx(two, rel=1e-4, abs=1e-6)
 
 
 @trains

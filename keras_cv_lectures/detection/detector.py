@@ -80,10 +80,10 @@ class Detector(keras.Model):
         """Sum of the system's losses, each of which is also a metric of its name."""
         dense = y_pred if training else self.graph.dense(x, training=False)
         losses = self.losses_of(dense, self.graph.fit_targets(x, dense, y), seed=self.noise, training=training)
-        replicas = replica_count()
+        replicas, pictures = replica_count(), ops.cast(ops.shape(y["labels"])[0], "float32")
         for name, value in losses.items():
-            # Each replica's value is its share of a sum; Keras averages the metrics of the replicas.
-            self.loss_trackers[name].update_state(value * replicas)
+            # Each replica's value is its share of a sum, and the last batch has more pictures on one than on another.
+            self.loss_trackers[name].update_state(value * replicas, pictures)
         return sum(losses.values()) + sum(ops.cast(loss, "float32") / replicas for loss in self.losses)
 
     @property

@@ -14,7 +14,7 @@ from keras_cv_lectures.data import Source
 from keras_cv_lectures.errors import DataError, ModelError
 from keras_cv_lectures.evaluating.classes import Progress, check_pixel_classes
 from keras_cv_lectures.metrics import boundary_f1, confusion_matrix, scores
-from keras_cv_lectures.predicting import SegmentationResult, as_runner, predict
+from keras_cv_lectures.predicting import SegmentationResult, as_runner, network_size, predict
 from keras_cv_lectures.preprocessing import resize_example
 from keras_cv_lectures.runners import Runner
 
@@ -69,7 +69,7 @@ def evaluate_segmentation(
     if len(source) == 0:
         raise DataError(f"{source.name} holds no pictures; there is nothing to evaluate.")
     runner = as_runner(model)
-    size = None if original_size else _working_size(runner)
+    size = None if original_size else network_size(runner)
     started = time.perf_counter()
     confusion, ious, boundaries, classes = None, [], [], len(source.classes)
     for index in range(len(source)):
@@ -108,10 +108,3 @@ def evaluate_segmentation(
         seconds=time.perf_counter() - started,
         size=size,
     )
-
-
-def _working_size(runner: Runner) -> tuple[int, int] | None:
-    if runner.metadata.input_size is not None:
-        return runner.metadata.input_size
-    height, width = runner.input_shape[:2]
-    return (height, width) if height and width else None

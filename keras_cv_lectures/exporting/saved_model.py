@@ -87,7 +87,9 @@ def export_saved_model(
             **facts(comparison),
         )
         metadata = with_labels(metadata, model)
-        card = build_card(model, result, sample.shape, metadata, metrics, runnable=runner, open_size=None in shape)
+        card = build_card(
+            model, result, sample.shape, metadata, metrics, runnable=runner, open_size=shape[:2] == (None, None)
+        )
         write_card(card, target / CARD_FILE, target / MARKDOWN_FILE)
     return result
 

@@ -11,7 +11,7 @@ from keras_cv_lectures.predicting.captioning import vocabulary_of
 from keras_cv_lectures.predicting.detection_result import SHOWN_SCORE, DetectionResult
 from keras_cv_lectures.predicting.kinds import is_captioner, is_detector
 from keras_cv_lectures.predicting.pictures import picture_files
-from keras_cv_lectures.predicting.predictor import predict
+from keras_cv_lectures.predicting.predictor import network_size, predict
 from keras_cv_lectures.predicting.result import SegmentationResult
 from keras_cv_lectures.predicting.tiled import as_runner, predict_tiled, stream_tiles
 
@@ -23,6 +23,7 @@ __all__ = [
     "as_runner",
     "is_captioner",
     "is_detector",
+    "network_size",
     "picture_files",
     "predict",
     "predict_averaged",

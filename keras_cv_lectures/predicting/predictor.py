@@ -114,6 +114,15 @@ def _several(image: Any) -> Iterable[Any] | None:
     return image
 
 
+def network_size(runner: Runner) -> tuple[int, int] | None:
+    """(height, width) that pictures are resized to for a segmentation; None: they keep their own."""
+    height, width = runner.input_shape[:2]
+    # Of a network that loses its border, the fixed shape is a window and no size of pictures.
+    if height and width and not loses_border(runner):
+        return height, width
+    return runner.metadata.input_size
+
+
 @dataclass(frozen=True)
 class _Predictor:
     """The settings of one call of `predict`."""
@@ -132,7 +141,7 @@ class _Predictor:
         if answers is not None:
             yield from answers
             return
-        size = self._network_size()
+        size = network_size(self.runner)
         if self._is_tiled():
             for image in images:
                 picture, name = read_picture(image)
@@ -179,14 +188,6 @@ class _Predictor:
         for name in ("tile", "margin", "stride"):
             if getattr(self, name) is not None:
                 raise ModelError(f"{reason} Received: {name}={getattr(self, name)!r}. Leave it out; {instead}.")
-
-    def _network_size(self) -> tuple[int, int] | None:
-        """(height, width) that pictures are resized to."""
-        height, width = self.runner.input_shape[:2]
-        # Of a network that loses its border, the fixed shape is a window and no size of pictures.
-        if height and width and not loses_border(self.runner):
-            return height, width
-        return self.runner.metadata.input_size
 
     def _is_tiled(self) -> bool:
         return self.tile is not None or loses_border(self.runner)

@@ -143,7 +143,8 @@ def train(
             seed=options.seed,
             writes=chief,
             patience=options.patience,
-            sometimes=options.keep_best.removeprefix(VALIDATION) in recipe.epoch_score_names,
+            # One of the caller's callbacks may measure it after an epoch.
+            sometimes=bool(callbacks) or options.keep_best.removeprefix(VALIDATION) in recipe.epoch_score_names,
         )
         first_epoch = checkpoints.restore(model) if resume else 0
     described = val_source

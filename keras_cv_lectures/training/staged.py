@@ -116,9 +116,8 @@ def start_from(source: keras.Model, target: keras.Model) -> list[str]:
             f"{target.name!r} cannot start from {source.name!r}: they share no layer of equal name and shapes. Build "
             "both with the same widths and classes."
         )
-    for name in new:
-        if name.startswith("score"):
-            layer = target.get_layer(name)
+    for layer in target.layers:
+        if layer.name.startswith("score") and layer.name in new:
             layer.set_weights([np.zeros(w.shape, w.dtype) for w in layer.weights])
     return new
 

@@ -170,7 +170,7 @@ def test_a_caption_weighs_the_same_on_every_replica(replicas):
             tracker.reset_state()
         inputs = {"image": tf.cast(x, "float32"), "tokens": y}
         with tf.GradientTape() as tape:
-            loss = model.compute_loss(inputs, y, model(inputs, training=False), training=False)
+            loss = model.compute_loss(inputs, y, model(inputs, training=True), training=True)
         found = tape.gradient(loss, [v.value for v in model.trainable_variables])
         return loss, [tf.convert_to_tensor(each) for each in found]  # of an embedding it is sparse
 

@@ -6,6 +6,7 @@ numbers in any other file, or claim more of them than it has.
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -68,13 +69,22 @@ def check_h5(path: str | os.PathLike) -> None:
     Raises:
         ModelError: it says which.
     """
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}. Check the path.") from error
+    _look_through(os.fspath(path), status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+@functools.lru_cache(maxsize=256)
+def _look_through(path: str, size: int, *_: int) -> None:
+    """`check_h5` of a file, once as long as nobody writes to it."""
     if getattr(sys, "frozen", False) or not Path(sys.executable or "").stem.lower().startswith(("python", "pypy")):
         return  # Inside of an application, or a server, there is no interpreter to ask.
-    seconds = _SECONDS + os.path.getsize(path) / _BYTES_A_SECOND if os.path.exists(path) else _SECONDS
     # -P: no module of the current folder, which may have come with the file.
-    command = [sys.executable, "-P", "-c", _VISIT, os.fspath(path)]
+    command = [sys.executable, "-P", "-c", _VISIT, path]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=seconds, check=False)
+        done = subprocess.run(command, capture_output=True, timeout=_SECONDS + size / _BYTES_A_SECOND, check=False)
     except subprocess.TimeoutExpired as error:
         raise ModelError(f"{path} cannot be read: HDF5 finds no end in it. It is damaged: fetch it again.") from error
     if done.returncode:

@@ -27,14 +27,14 @@ def sum_over_replicas(x: Any) -> Any:
     return x if context is None else context.all_reduce(tf.distribute.ReduceOp.SUM, x)
 
 
-def mean_divisor(count: Any, training: bool) -> Any:
-    """What a sum over `count` items of this replica is divided by to give its share of a loss; at least 1.
+def as_measured(share: Any, pictures: Any) -> Any:
+    """A replica's share of a loss, so that what Keras makes of all of them in an evaluation is their sum.
 
-    Shares are added up for a gradient, so in training it is the number in the global batch, and an item weighs the same
-    on every replica. A loss that is only measured Keras multiplies by the replicas and weighs by this replica's
-    pictures, of which the last batch has more on one than on another.
+    It multiplies each by the replicas and weighs it by the replica's pictures, of which the last batch has more on one
+    than on another. A gradient is a plain sum.
     """
-    return ops.maximum(sum_over_replicas(count) if training else count * replica_count(), 1.0)
+    pictures = ops.cast(pictures, "float32")
+    return share * sum_over_replicas(pictures) / (replica_count() * ops.maximum(pictures, 1.0))
 
 
-__all__ = ["mean_divisor", "replica_count", "sum_over_replicas"]
+__all__ = ["as_measured", "replica_count", "sum_over_replicas"]

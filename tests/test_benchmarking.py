@@ -274,7 +274,7 @@ def test_a_network_has_the_keypoints_that_were_asked_for(number):
 
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["deeplabv3plus", "mask_rcnn", "keypoint_rcnn", "show_attend_tell"])
+@pytest.mark.parametrize("name", ["deeplabv3plus", "mask_rcnn", "show_attend_tell"])
 def test_every_path_of_every_task_runs(name):
     classes = 40 if name.startswith("show") else 3
     smoke = SYSTEMS[name].smoke

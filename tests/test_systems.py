@@ -218,8 +218,8 @@ def test_two_replicas_take_the_step_of_one(recipe, config, source, replicas, flo
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["unet", "faster_rcnn", "show_attend_tell"], indirect=True, scope="module")
 def test_two_replicas_measure_what_one_does(recipe, config, source, replicas, float64_policy):
-    """Of three pictures in batches of two, one replica has the last one alone."""
-    data = _batches(recipe, config, source.subset(range(3)), 2, drop_remainder=False)
+    """Of the last batch, three pictures, one replica has two, the other one."""
+    data = _batches(recipe, config, source.subset(range(7)), 4, drop_remainder=False)
 
     def measured(scope):
         with scope:

@@ -13,7 +13,7 @@ from keras import ops
 
 from keras_cv_lectures.detection.graph import DetectorSettings, Graph
 from keras_cv_lectures.detection.training import DetectionLosses
-from keras_cv_lectures.replicas import replica_count
+from keras_cv_lectures.replicas import as_measured, replica_count
 
 _PARTS = ("backbone", "rpn", "box", "mask", "keypoint")
 
@@ -80,10 +80,12 @@ class Detector(keras.Model):
         """Sum of the system's losses, each of which is also a metric of its name."""
         dense = y_pred if training else self.graph.dense(x, training=False)
         losses = self.losses_of(dense, self.graph.fit_targets(x, dense, y), seed=self.noise, training=training)
-        replicas, pictures = replica_count(), ops.cast(ops.shape(y["labels"])[0], "float32")
+        replicas, pictures = replica_count(), ops.shape(y["labels"])[0]
+        if not training:
+            losses = {name: as_measured(value, pictures) for name, value in losses.items()}
         for name, value in losses.items():
-            # Each replica's value is its share of a sum, and the last batch has more pictures on one than on another.
-            self.loss_trackers[name].update_state(value * replicas, pictures)
+            # Each replica's value is its share of a sum; of the replicas' metrics Keras takes the mean.
+            self.loss_trackers[name].update_state(value * replicas, ops.cast(pictures, "float32"))
         return sum(losses.values()) + sum(ops.cast(loss, "float32") / replicas for loss in self.losses)
 
     @property

@@ -18,7 +18,7 @@ from keras_cv_lectures.geometry.keypoints import keypoint_targets
 from keras_cv_lectures.geometry.masks import mask_targets
 from keras_cv_lectures.geometry.matching import match, sample_indices
 from keras_cv_lectures.losses.detection import fast_rcnn_loss, keypoint_loss, mask_rcnn_loss, rpn_losses
-from keras_cv_lectures.replicas import mean_divisor
+from keras_cv_lectures.replicas import sum_over_replicas
 
 _RPN = ("loss_objectness", "loss_rpn_box_reg")
 _REGIONS = ("loss_classifier", "loss_box_reg")
@@ -40,14 +40,14 @@ class DetectionLosses:
         boxes = ops.cast(targets["boxes"], "float32")
         labels = ops.cast(targets["labels"], "int32")
         targets = {**targets, "boxes": boxes, "labels": labels}
-        losses = self._rpn(dense, boxes, labels >= 0, seed, training)
+        losses = self._rpn(dense, boxes, labels >= 0, seed)
         return {**losses, **self._regions(dense, targets, seed, training)}
 
     def usable_anchors(self, anchors, size):
         """(B, A), which of the anchors (A, 4) are trained on in pictures of size (B, 2); None for all."""
         return None
 
-    def _rpn(self, dense, boxes, real, seed, training):
+    def _rpn(self, dense, boxes, real, seed):
         s = self.graph.settings
         batch = ops.shape(boxes)[0]
         anchors = ops.concatenate(dense["anchors"], axis=0)
@@ -68,7 +68,7 @@ class DetectionLosses:
             positive,
             ops.logical_and(valid, ops.logical_not(positive)),
             encode_boxes(references, _rows(boxes, _rows(ops.maximum(matches, 0), index))),
-            number=_count(valid, training),
+            number=_count(valid),
         )
         return {"loss_objectness": objectness, "loss_rpn_box_reg": box}
 
@@ -98,7 +98,7 @@ class DetectionLosses:
             truth,
             encode_boxes(regions, _rows(boxes, matched), s.box_weights),
             beta=s.beta,
-            number=_count(valid, training),
+            number=_count(valid),
         )
         losses = {"loss_classifier": classifier, "loss_box_reg": box}
         if self.graph.mask is None and self.graph.keypoint is None:
@@ -122,13 +122,13 @@ class DetectionLosses:
             logits.shape[2],
             image_size=dense["size"],
         )
-        return mask_rcnn_loss(logits, goals, truth, number=_count(positive, training))
+        return mask_rcnn_loss(logits, goals, truth, number=_count(positive))
 
     def _keypoints(self, dense, targets, regions, matched, _, positive, training):
         logits = self.graph.regions(self.graph.keypoint, self.graph.keypoint_pool, dense, regions, training)
         matched = ops.where(positive, matched, -1)
         cells, visible = keypoint_targets(targets["keypoints"], regions, matched, logits.shape[2])
-        return keypoint_loss(logits, cells, visible, number=_count(visible, training))
+        return keypoint_loss(logits, cells, visible, number=_count(visible))
 
 
 def _sampled(positive, negative, count: int, share: float, seed):
@@ -142,8 +142,9 @@ def _rows(x, index):
     return ops.take_along_axis(x, index[..., None] if len(x.shape) == 3 else index, axis=1)
 
 
-def _count(mask, training: bool):
-    return mean_divisor(ops.sum(ops.cast(mask, "float32")), training)
+def _count(mask):
+    """How many are True, over all replicas."""
+    return sum_over_replicas(ops.sum(ops.cast(mask, "float32")))
 
 
 def _used_columns(positive, limit: int):

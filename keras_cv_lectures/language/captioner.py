@@ -12,7 +12,7 @@ from keras import ops
 from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.language.beam import beam_search, check_search, sample_words
 from keras_cv_lectures.losses.captions import doubly_stochastic, reinforce_attention, word_cross_entropy
-from keras_cv_lectures.replicas import mean_divisor, replica_count, sum_over_replicas
+from keras_cv_lectures.replicas import as_measured, replica_count, sum_over_replicas
 from keras_cv_lectures.text import END, PAD, START, UNKNOWN
 from keras_cv_lectures.weights import load_weights
 
@@ -158,7 +158,8 @@ class Captioner(keras.Model):
         mask = ops.cast(targets != PAD, "float32")
         captions = ops.max(mask, axis=-1)
         number, words = ops.sum(captions), ops.sum(mask)
-        count = mean_divisor(number, training)
+        # Of the global batch, so that a caption weighs the same whichever replica has it.
+        count = ops.maximum(sum_over_replicas(number), 1.0)
         weights = self.weights_of_losses
         cost = word_cross_entropy(y_pred["logits"], targets, mask)
         logits = ops.stop_gradient(y_pred["logits"])
@@ -183,7 +184,8 @@ class Captioner(keras.Model):
         for name, share in shares.items():
             # Batches differ in captions, and the last one of a data set may be empty.
             self.loss_trackers[name].update_state(share * count / ops.maximum(number, 1.0), number)
-        return sum(sums) + sum(ops.cast(loss, "float32") for loss in self.losses) / replica_count()
+        total = sum(sums) if training else as_measured(sum(sums), ops.shape(targets)[0])
+        return total + sum(ops.cast(loss, "float32") for loss in self.losses) / replica_count()
 
     def _reinforce(self, cost, captions, count, mask, y_pred, training):
         weights = self.weights_of_losses

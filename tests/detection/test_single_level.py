@@ -142,7 +142,7 @@ def losses_of_anchors(anchors, logits, size, boxes, **options):
         "size": np.float32([size]),
     }
     boxes = np.float32([boxes])
-    found = losses._rpn(dense, boxes, np.ones(boxes.shape[:2], bool), keras.random.SeedGenerator(0), True)
+    found = losses._rpn(dense, boxes, np.ones(boxes.shape[:2], bool), keras.random.SeedGenerator(0))
     return {name: float(value) for name, value in found.items()}
 
 

@@ -67,9 +67,13 @@ def batch(recipe, config, source):
     return next(iter(_batches(recipe, config, source, 4)))
 
 
-def _model(recipe, config, source, *, channels=3):
+def _model(recipe, config, source, *, channels=3, policy="float32"):
     keras.utils.set_random_seed(0)
-    return recipe.build((None, None, channels), len(recipe.names(source, recipe.smoke_options)[0]), **config)
+    keras.config.set_dtype_policy(policy)
+    try:
+        return recipe.build((None, None, channels), len(recipe.names(source, recipe.smoke_options)[0]), **config)
+    finally:
+        keras.config.set_dtype_policy("float32")
 
 
 def _loss(recipe, model, inputs, targets):
@@ -202,11 +206,7 @@ def test_two_replicas_take_the_step_of_one(recipe, config, source, replicas, flo
 
     def weights_after(scope):
         with scope:
-            keras.config.set_dtype_policy(float64_policy)
-            try:
-                model = _model(recipe, config, source)
-            finally:
-                keras.config.set_dtype_policy("float32")
+            model = _model(recipe, config, source, policy=float64_policy)
             _compile(model, recipe, source, keras.optimizers.SGD(0.01)).fit(data, epochs=1, verbose=0, shuffle=False)
         return [v.numpy() for v in model.weights]
 
@@ -223,11 +223,7 @@ def test_two_replicas_measure_what_one_does(recipe, config, source, replicas, fl
 
     def measured(scope):
         with scope:
-            keras.config.set_dtype_policy(float64_policy)
-            try:
-                model = _model(recipe, config, source)
-            finally:
-                keras.config.set_dtype_policy("float32")
+            model = _model(recipe, config, source, policy=float64_policy)
             return _compile(model, recipe, source, "sgd").evaluate(data, verbose=0, return_dict=True)
 
     one, two = measured(contextlib.nullcontext()), measured(replicas.scope())

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from keras_cv_lectures.text import END
+from keras_cv_lectures.weights import set_weights
 
 PASSING = 400
 
@@ -34,7 +35,7 @@ def busy_detector(build: Callable[..., Any], picture: np.ndarray, *, passing: in
                 variable.assign(np.zeros(variable.shape))
     lowest = float(every.predict_on_batch(picture[None])["scores"][0, -1])
     model = build(box_score=lowest)
-    model.set_weights(every.get_weights())
+    set_weights(model, every.get_weights())
     return model
 
 

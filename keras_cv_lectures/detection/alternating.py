@@ -37,8 +37,8 @@ def train_alternating(
     3. "rpn_shared": the proposal network alone goes on, on the backbone of step 2;
     4. "detector_shared": the heads alone go on, on the same backbone and the proposals of step 3.
 
-    What results is one network, with the backbone of step 2. Joint training (`model.fit`) is shorter and the default
-    everywhere else; it takes the proposals as given, too.
+    What results is one network, with the backbone of step 2, compiled anew for all losses. Joint training (`model.fit`)
+    is shorter and the default everywhere else; it takes the proposals as given, too.
 
     Paper: https://arxiv.org/abs/1506.01497, section 3.2. Differs from the paper: proposals are computed anew for every
     batch and not once for all pictures, so augmentation may be random; in step 3 the proposal network continues from
@@ -88,13 +88,17 @@ def train_alternating(
         shown = {*losses, *(f"val_{name}" for name in losses)}
         history[step] = {name: values for name, values in found.items() if name in shown}
 
-    run(model, _heads(model), _RPN)
-    run(other, [other.graph.rpn], regions, proposer=model.graph)
-    trained, shared = ([m.graph.backbone, *_heads(m)] for m in (other, model))
-    for source, target in zip(trained, shared, strict=True):
-        set_weights(target, source.get_weights())
-    run(model, shared, _RPN)
-    run(model, [model.graph.backbone, model.graph.rpn], regions)
+    try:
+        run(model, _heads(model), _RPN)
+        run(other, [other.graph.rpn], regions, proposer=model.graph)
+        trained, shared = ([m.graph.backbone, *_heads(m)] for m in (other, model))
+        for source, target in zip(trained, shared, strict=True):
+            set_weights(target, source.get_weights())
+        run(model, shared, _RPN)
+        run(model, [model.graph.backbone, model.graph.rpn], regions)
+    finally:
+        # What Keras traced for a step is for its losses and its part of the network alone.
+        model.compile(optimizer(), jit_compile=False)
     return history
 
 

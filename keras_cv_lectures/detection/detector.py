@@ -13,6 +13,7 @@ from keras import ops
 
 from keras_cv_lectures.detection.graph import DetectorSettings, Graph
 from keras_cv_lectures.detection.training import DetectionLosses
+from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.replicas import as_measured, replica_count
 
 _PARTS = ("backbone", "rpn", "box", "mask", "keypoint")
@@ -77,7 +78,16 @@ class Detector(keras.Model):
         return self.graph.detect(inputs)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """Sum of the system's losses, each of which is also a metric of its name."""
+        """Sum of the system's losses, each of which is also a metric of its name.
+
+        Raises:
+            ModelError: with sample weights.
+        """
+        if sample_weight is not None:
+            raise ModelError(
+                "`sample_weight` has no meaning for a detector, whose losses are means over anchors and regions. Leave "
+                "it out; objects with the label -1 and pictures without objects are passed over or count as background."
+            )
         dense = y_pred if training else self.graph.dense(x, training=False)
         losses = self.losses_of(dense, self.graph.fit_targets(x, dense, y), seed=self.noise, training=training)
         replicas, pictures = replica_count(), ops.shape(y["labels"])[0]

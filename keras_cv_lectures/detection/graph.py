@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_cv_lectures.geometry.keypoints import heatmaps_to_keypoints
@@ -258,11 +259,14 @@ class Peaks(keras.layers.Layer):
 
 
 def head_index(labels, classes: Sequence[int] | None):
-    """The head's output for each label from 0; 0, the background, where the label is -1."""
+    """The head's output for each label from 0; 0, the background, where the label is -1.
+
+    For a label that no class has it is one that no head has.
+    """
     if classes is None:
         return labels + 1
-    table = ops.convert_to_tensor((0, *classes), dtype="int32")
-    return ops.take(table, labels + 1, axis=0)
+    table = ops.convert_to_tensor((0, *classes, np.iinfo("int32").max), dtype="int32")
+    return ops.take(table, ops.minimum(labels + 1, len(classes) + 1), axis=0)
 
 
 __all__ = ["DetectorSettings", "Graph", "head_index"]

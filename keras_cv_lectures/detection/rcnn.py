@@ -15,6 +15,7 @@ from typing import Any
 import keras
 
 from keras_cv_lectures.backbones import resolve_backbone
+from keras_cv_lectures.detection.arguments import check_settings, check_task, check_widths
 from keras_cv_lectures.detection.coco import COCO_IDS, COCO_OUTPUTS
 from keras_cv_lectures.detection.detector import Detector
 from keras_cv_lectures.detection.freezing import freeze_normalization, freeze_stages
@@ -28,6 +29,8 @@ from keras_cv_lectures.weights import load_weights
 VARIANTS = ("v1", "v2")
 # torchvision's pyramid on MobileNetV3 has two maps, both of stride 32; all regions are read from the first.
 _MOBILE = ("c5_early", "c5")
+# Our name of a backbone -> torchvision's of the detectors on it.
+_TORCHVISION = {"resnet50_v1_5": "resnet50_fpn", "mobilenetv3_large": "mobilenet_v3_large_fpn"}
 
 
 @explain_arguments
@@ -44,7 +47,7 @@ def build_faster_rcnn(
     min_size: int | None = 800,
     max_size: int | None = 1333,
     pyramid_filters: int = 256,
-    box_units: Sequence[int] = (1024, 1024),
+    box_units: Sequence[int] | None = None,
     anchor_sizes: Sequence[Sequence[float]] | None = None,
     anchor_ratios: Sequence[float] = (0.5, 1.0, 2.0),
     rpn_pre_nms: tuple[int, int] = (2000, 1000),
@@ -86,12 +89,12 @@ def build_faster_rcnn(
             `detection.single_level.VARIANT_DEFAULTS`.
         backbone_weights: None (random), "imagenet" (downloaded on this request) or the path of a file.
         trainable_stages: how many of the backbone's five stages are trained, the last ones; None: three with
-            pretrained weights, otherwise all.
+            pretrained weights, four where "vgg16" is network and backbone, otherwise all.
         frozen_normalization: batch normalisation of the backbone as a constant; None: with pretrained weights in "v1".
         min_size, max_size: pixels that pictures are brought to: the shorter side to `min_size` unless the longer one
             then exceeds `max_size`. None for pictures at their own size.
         pyramid_filters: channels of the pyramid; without one, of the proposal network.
-        box_units: of the box head's fully connected layers.
+        box_units: of the box head's fully connected layers; None: (1024, 1024), in "v2" (1024,). "c4" has none.
         anchor_sizes: for each level the square roots of the anchors' areas in pixels; None: one of 32, 64, 128, 256,
             512 for each level, and all five on each of MobileNetV3's three.
         anchor_ratios: height by width.
@@ -102,7 +105,7 @@ def build_faster_rcnn(
         box_score: lowest score of a detection, 0..1.
         box_nms: IoU from which the lower of two detections of one class goes.
         max_detections: D.
-        sampling_ratio, aligned: of RoIAlign.
+        sampling_ratio, aligned: of RoIAlign, which "vgg16" does not have.
         class_agnostic: one box a region for all classes.
         coco_outputs: True for a head with torchvision's 91 outputs, of which 80 are COCO's categories; the labels are
             0..79 all the same (names: `detection.COCO_CLASSES`). None: with published weights and 80 classes.
@@ -222,8 +225,10 @@ def _build(
     keypoint_filters=(),
     **settings,
 ) -> keras.Model:
-    _check(system, input_shape, num_classes, variant)
-    _check_widths(box_units=box_units, mask_filters=mask_filters, keypoint_filters=keypoint_filters)
+    variants = (*VARIANTS, *VARIANT_DEFAULTS) if system == "fasterrcnn" else VARIANTS
+    check_task(input_shape, num_classes, variant, variants)
+    check_widths(least=1, box_units=box_units)
+    check_widths(mask_filters=mask_filters, keypoint_filters=keypoint_filters)
     second = variant == "v2"
     mobile = backbone == "mobilenetv3_large"
     published = weights is not None and os.fspath(weights).startswith("torchvision/")
@@ -240,11 +245,11 @@ def _build(
     if frozen_normalization is None:
         frozen_normalization = pretrained and not second
     if frozen_normalization:
-        # torchvision's frozen normalisation has this epsilon whatever the network was trained with.
-        freeze_normalization(body, epsilon=1e-5)
+        # torchvision's frozen normalisation has this epsilon whatever its network was trained with.
+        freeze_normalization(body, epsilon=1e-5 if _is_torchvisions(backbone) else None)
     if trainable_stages is None:
         # VGG's first stage is the second of the paper, which trains the last three of five.
-        trainable_stages = (4 if variant == "vgg16" else 3) if pretrained else 5
+        trainable_stages = (4 if variant == backbone == "vgg16" else 3) if pretrained else 5
     freeze_stages(body, trainable_stages)
     if variant in VARIANT_DEFAULTS:
         model = single_level_detector(
@@ -271,9 +276,13 @@ def _build(
     stages, strides = (_MOBILE, (32, 32)) if mobile else (("c2", "c3", "c4", "c5"), (4, 8, 16, 32))
     if anchor_sizes is None:
         anchor_sizes = ((32, 64, 128, 256, 512),) * 3 if mobile else ((32,), (64,), (128,), (256,), (512,))
+    # The pyramid has one map more than the backbone has stages.
+    rpn_score = (0.05 if mobile else 0.0) if rpn_score is None else rpn_score
+    check_settings(anchor_sizes=anchor_sizes, levels=len(stages) + 1, rpn_score=rpn_score, **settings)
     pyramid = feature_pyramid(body, stages, pyramid_filters, normalization=norm)
     per_cell = len(anchor_sizes[0]) * len(settings["anchor_ratios"])
-    box_options = {"convolutions": (pyramid_filters,) * 4, "units": box_units[-1:]} if second else {"units": box_units}
+    box_units = box_units or ((1024,) if second else (1024, 1024))
+    convolutions = (pyramid_filters,) * 4 if second else ()
     mask = keypoint = None
     if mask_filters is not None:
         kinds = 1 if class_agnostic_masks else outputs
@@ -283,14 +292,14 @@ def _build(
     model = Detector(
         pyramid,
         rpn_head(pyramid_filters, per_cell, convolutions=2 if second else 1),
-        box_head(pyramid_filters, outputs, class_agnostic=class_agnostic, **box_options),
+        box_head(pyramid_filters, outputs, convolutions=convolutions, units=box_units, class_agnostic=class_agnostic),
         mask,
         keypoint,
         settings=DetectorSettings(
             anchor_sizes=anchor_sizes,
             region_levels=tuple(str(level) for level in range(len(stages))),
             region_strides=strides,
-            rpn_score=(0.05 if mobile else 0.0) if rpn_score is None else rpn_score,
+            rpn_score=rpn_score,
             class_agnostic=class_agnostic,
             classes=COCO_IDS if coco_outputs else None,
             **settings,
@@ -307,33 +316,16 @@ def _build(
     return model
 
 
-def _check(system: str, input_shape, num_classes: int, variant: str) -> None:
-    if not isinstance(input_shape, tuple | list) or len(input_shape) != 3 or not isinstance(input_shape[-1], int):
-        raise ValueError(
-            "`input_shape` must be (height, width, channels) with a known number of channels. "
-            f"Received: input_shape={input_shape}. Use (None, None, 3) for pictures of any size."
-        )
-    if num_classes < 1:
-        raise ValueError(
-            f"`num_classes` must be at least 1 (background does not count). Received: num_classes={num_classes}"
-        )
-    variants = (*VARIANTS, *VARIANT_DEFAULTS) if system == "fasterrcnn" else VARIANTS
-    if variant not in variants:
-        raise ValueError(f"`variant` must be one of {variants}. Received: variant={variant!r}")
-
-
-def _check_widths(**given) -> None:
-    for name, widths in given.items():
-        if widths is not None and not (isinstance(widths, list | tuple) and all(type(w) is int for w in widths)):
-            raise ValueError(f"`{name}` must be one number a layer, such as (64, 64). Received: {name}={widths!r}")
-
-
 def _architecture(system: str, backbone, second: bool) -> str | None:
     """torchvision's name of the network."""
-    known = {"resnet50_v1_5": "resnet50_fpn", "mobilenetv3_large": "mobilenet_v3_large_fpn"}
-    if not isinstance(backbone, str) or backbone not in known:
+    if not _is_torchvisions(backbone):
         return None
-    return f"{system}_{known[backbone]}" + ("_v2" if second else "")
+    return f"{system}_{_TORCHVISION[backbone]}" + ("_v2" if second else "")
+
+
+def _is_torchvisions(backbone) -> bool:
+    """Whether torchvision has detectors on it."""
+    return isinstance(backbone, str) and backbone in _TORCHVISION
 
 
 def _trained_without_epsilon(weights: str | os.PathLike, architecture: str | None) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import keras
 from keras import ops
 
+from keras_cv_lectures.detection.arguments import check_settings
 from keras_cv_lectures.detection.detector import Detector
 from keras_cv_lectures.detection.graph import DetectorSettings, Graph
 from keras_cv_lectures.detection.heads import box_head, pooled_box_head, rpn_head
@@ -70,7 +71,7 @@ def single_level_detector(
     outputs: int,
     *,
     filters: int,
-    units: Sequence[int],
+    units: Sequence[int] | None,
     class_agnostic: bool,
     input_shape: tuple[int | None, int | None, int],
     convention: str,
@@ -97,7 +98,7 @@ def single_level_detector(
         body: picture -> {"c4": ..., "c5": ...}; c4 of stride 16, and for "c4" c5 computed from c4 alone.
         outputs: classes with the background.
         filters: of the 3x3 of the proposal network.
-        units: of the fully connected layers, "vgg16" only.
+        units: of the fully connected layers, "vgg16" only; None: (4096, 4096).
         class_agnostic: one box for all classes.
         input_shape, convention, name: as of `Detector`.
         head_weights: of a VGG16 classifier, `read_vgg16`'s sources: its convolutions and fully connected layers go to
@@ -115,6 +116,7 @@ def single_level_detector(
             f"`anchor_sizes` must hold the sizes of one level for variant={variant!r}, such as ((128, 256, 512),). "
             f"Received: anchor_sizes={sizes!r}"
         )
+    check_settings(anchor_sizes=sizes, levels=1, **settings)
     backbone = keras.Model(body.inputs, {"0": body.output["c4"]}, name="backbone")
     channels = backbone.output["0"].shape[-1]
     per_cell = len(sizes[0]) * len(settings.get("anchor_ratios", DetectorSettings.anchor_ratios))
@@ -124,6 +126,7 @@ def single_level_detector(
         box = pooled_box_head(_last_stage(body), outputs, class_agnostic=class_agnostic)
     else:
         kind, pool, beta = CaffeDetector, 7, 1.0
+        units = units or VARIANT_DEFAULTS[variant]["box_units"]
         rpn = two_way_rpn_head(channels, per_cell, filters=filters)
         box = box_head(channels, outputs, units=units, dropout=0.5, class_agnostic=class_agnostic)
     if head_weights is not None:
@@ -244,8 +247,9 @@ class CaffeGraph(Graph):
             Proposals(pre, post, s.rpn_nms, s.rpn_score, _SMALLEST_PROPOSAL, name=name)
             for pre, post, name in zip(s.rpn_pre_nms, s.rpn_post_nms, ("train_proposals", "proposals"), strict=True)
         )
-        # Longest side of a map whose size is unknown when the graph is built.
-        side = 256 if s.max_size is None else -(-s.max_size // STRIDE)
+        # Longest side of a map whose size is unknown when the graph is built; `max_size` is that of pictures which
+        # are brought to a size, others may have 8192 pixels.
+        side = 512 if s.min_size is None or s.max_size is None else -(-s.max_size // STRIDE)
         self.box_pool = CaffeRoIPool(s.box_pool, 1 / STRIDE, boxes_inside=True, max_side=side, name="box_pool")
 
 

@@ -80,14 +80,16 @@ def fast_rcnn_loss(
       number: what the sums are divided by; None for the number of rows that count here.
 
     Returns:
-      `(class, box)`: cross entropy divided by the number of rows that count, and smooth L1 summed over the rows with
-      objects, of the code for their class, divided by the number of rows that count.
+      `(class, box)`: cross entropy divided by the number of rows that count, NaN where a label has no logit, and smooth
+      L1 summed over the rows with objects, of the code for their class, divided by the number of rows that count.
     """
     labels = ops.cast(labels, "int32")
     counted = labels >= 0
     logits = _masked(logits, counted)
     picked = ops.sum(logits * ops.one_hot(labels, logits.shape[-1], dtype="float32"), axis=-1)
     entropy = ops.where(counted, ops.logsumexp(logits, axis=-1) - picked, 0.0)
+    # A label without a logit would have a loss without a lower bound.
+    entropy = ops.where(labels < logits.shape[-1], entropy, float("nan"))
     objects = ops.logical_and(counted, ops.not_equal(labels, background))
     if len(deltas.shape) == len(labels.shape) + 1:
         deltas = ops.reshape(deltas, [*list(ops.shape(deltas))[:-1], deltas.shape[-1] // 4, 4])

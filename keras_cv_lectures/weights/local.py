@@ -102,6 +102,7 @@ def copy_weights(source: keras.Model, target: keras.Model) -> tuple[list[str], l
         shapes = [tuple(w.shape) for w in layer.weights]
         if other is not None and [tuple(w.shape) for w in other.weights] == shapes:
             set_weights(layer, [np.asarray(w) for w in other.get_weights()])
+            _copy_epsilons(other, layer)
             copied.append(layer.name)
         elif isinstance(layer, keras.Model) and isinstance(other, keras.Model):
             for names, inner in zip((copied, skipped), copy_weights(other, layer), strict=True):
@@ -109,3 +110,12 @@ def copy_weights(source: keras.Model, target: keras.Model) -> tuple[list[str], l
         else:
             skipped.append(layer.name)
     return copied, skipped
+
+
+def _copy_epsilons(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
+    """What batch normalisation adds to the variances belongs to them: with another number the network is another."""
+    kind = keras.layers.BatchNormalization
+    epsilons = {layer.name: layer.epsilon for layer in source._flatten_layers() if isinstance(layer, kind)}
+    for layer in target._flatten_layers():
+        if isinstance(layer, kind):
+            layer.epsilon = epsilons.get(layer.name, layer.epsilon)

@@ -107,6 +107,15 @@ def test_each_step_trains_its_part(model, eager):
     assert all(layer.trainable for part in PARTS for layer in getattr(model.graph, part).layers if layer is not first)
 
 
+def test_afterwards_the_model_is_compiled_for_all_losses(model, eager):
+    train(model)
+    found = model.evaluate(batches(), verbose=0, return_dict=True)
+    assert all(found[name] > 0 for name in (*RPN, *REGIONS))
+    before = weights(model)
+    model.fit(batches(), verbose=0, shuffle=False)
+    assert changed(before, weights(model)) == set(PARTS)
+
+
 def test_the_second_network_starts_where_the_first_did(model, eager):
     """With no epoch in the second step the backbone of the third is the initial one, the proposal network is not."""
     history, seen = train(model, epochs=(1, 0, 0, 0), validation_data=batches())

@@ -25,6 +25,7 @@ from keras_cv_lectures.detection import (
 )
 from keras_cv_lectures.detection.coco import COCO_IDS, COCO_OUTPUTS
 from keras_cv_lectures.detection.freezing import freeze_normalization, freeze_stages
+from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.geometry.masks import paste_masks_numpy
 from keras_cv_lectures.layers import FitPicture
 from keras_cv_lectures.weights.torchvision import _slots, load_torch
@@ -323,6 +324,15 @@ def test_freezing():
         ({"input_shape": (None, None, None)}, "known number of channels"),
         ({"coco_outputs": True, "num_classes": 3}, "80 classes"),
         ({"min_size": 800, "max_size": 100}, "`min_size`"),
+        ({"anchor_sizes": (32, 64, 128, 256, 512)}, "`anchor_sizes` must hold the sizes of every level"),
+        ({"anchor_sizes": ((32,), (64,), (128,), (256,))}, "for each of the 5 levels"),
+        ({"anchor_sizes": ((32,), (64,), (128,), (256,), (512, 600))}, "equally many sizes"),
+        ({"anchor_ratios": 1.0}, "`anchor_ratios` must be height by width"),
+        ({"rpn_pre_nms": 1000}, "`rpn_pre_nms` must be two numbers"),
+        ({"rpn_post_nms": (10,)}, "`rpn_post_nms` must be two numbers"),
+        ({"box_units": ()}, "`box_units` must be one number a layer"),
+        ({"box_nms": 5}, "`box_nms` must be in 0..1"),
+        ({"max_detections": 0}, "`max_detections` must be a whole number of at least 1"),
     ],
 )
 def test_wrong_arguments(arguments, words):
@@ -333,3 +343,51 @@ def test_wrong_arguments(arguments, words):
 def test_unknown_argument_of_the_shared_options():
     with pytest.raises(TypeError, match="box_score"):
         build_mask_rcnn((None, None, 3), 2, box_scores=0.1)
+
+
+def test_the_heads_layers_are_those_that_were_asked_for(unfilled):
+    def units(**options):
+        model = unfilled(build_faster_rcnn, **{**SMALL, "variant": "v2", **options})
+        layers = [layer for layer in model.graph.box.layers if "predictor" not in layer.name]
+        return [layer.units for layer in layers if hasattr(layer, "units")]
+
+    assert units(box_units=(24, 8)) == [24, 8]
+    assert units(box_units=None) == [1024]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "epsilon"), [("mobilenetv2", 1e-3), ("mobilenetv3_large", 1e-5), ("resnet14_v1_5", 1e-5)]
+)
+def test_freezing_leaves_the_network_as_it_was_trained(unfilled, backbone, epsilon):
+    """Only torchvision's own detectors have another epsilon when frozen."""
+    small = {k: v for k, v in SMALL.items() if k != "anchor_sizes"}
+    model = unfilled(build_faster_rcnn, **{**small, "backbone": backbone, "frozen_normalization": True})
+    layers = model.graph.backbone._flatten_layers()
+    assert {x.epsilon for x in layers if isinstance(x, keras.layers.BatchNormalization)} == {epsilon}
+
+
+def test_a_label_without_a_class_gives_no_loss_that_falls_for_ever():
+    model = build_faster_rcnn((64, 64, 3), 2, **SMALL)
+    pictures = np.zeros((1, 64, 64, 3), "uint8")
+    targets = {"boxes": np.float32([[[8, 8, 40, 40]]]), "labels": np.int32([[1]])}
+    dense = model(pictures, training=True)
+    assert np.isfinite(model.compute_loss(pictures, targets, dense))
+    assert np.isnan(model.compute_loss(pictures, {**targets, "labels": np.int32([[2]])}, dense))
+    with pytest.raises(ModelError, match="`sample_weight` has no meaning for a detector"):
+        model.compute_loss(pictures, targets, dense, sample_weight=np.ones(1))
+
+
+def test_a_file_brings_the_epsilons_it_was_trained_with(tmp_path):
+    body = resnet_v1_5((1, 1, 1, 1), (2, 2, 2, 2), stem=2)
+    options = {**SMALL, "frozen_normalization": True}
+    model = build_faster_rcnn((None, None, 3), 2, **{**options, "backbone": body})
+    freeze_normalization(body, epsilon=0.01)
+    model.save(tmp_path / "model.keras")
+    again = build_faster_rcnn(
+        (None, None, 3),
+        2,
+        **{**options, "backbone": resnet_v1_5((1, 1, 1, 1), (2, 2, 2, 2), stem=2), "weights": tmp_path / "model.keras"},
+    )
+    picture = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3)).astype("uint8")
+    for name, maps in model.graph.dense(picture, training=False)["maps"].items():
+        np.testing.assert_array_equal(maps, again.graph.dense(picture, training=False)["maps"][name])

@@ -72,6 +72,11 @@ def test_a_variant_brings_its_defaults_which_a_call_overrides():
     assert list(inspect.signature(build_faster_rcnn).parameters)[:3] == ["input_shape", "num_classes", "backbone"]
 
 
+@pytest.mark.parametrize(("options", "side"), [({}, 63), ({"min_size": None}, 512), ({"max_size": None}, 512)])
+def test_windows_are_long_enough_for_pictures_of_any_size(options, side):
+    assert detector("vgg16", **{"min_size": 600, "max_size": 1000, **options}).graph.box_pool.max_side == side
+
+
 @pytest.mark.parametrize(
     ("build", "options", "message"),
     [

@@ -94,6 +94,12 @@ def test_fast_rcnn_loss_by_hand():
     np.testing.assert_allclose(last, expected, rtol=1e-6)
 
 
+def test_a_label_without_a_logit_is_no_number():
+    logits, deltas, targets = np.zeros((1, 2, 3)), np.zeros((1, 2, 12)), np.zeros((1, 2, 4))
+    assert np.isnan(fast_rcnn_loss(logits, deltas, np.int32([[0, 3]]), targets)[0])
+    assert np.isfinite(fast_rcnn_loss(logits, deltas, np.int32([[0, 2]]), targets)[0])
+
+
 def test_mask_rcnn_loss_by_hand():
     logits = np.zeros((1, 3, 1, 2, 2), "float32")
     logits[0, 0, 0, :, 1] = np.log(3)

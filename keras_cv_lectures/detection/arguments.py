@@ -1,0 +1,97 @@
+"""What the builders of detectors are given, looked at before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def check_task(input_shape: Any, num_classes: Any, variant: Any, variants: Sequence[str]) -> None:
+    """Refuses shapes without a number of channels, no classes, and variants that a system does not have.
+
+    Raises:
+        ValueError: naming the argument, what was received and what is meant.
+    """
+    if not isinstance(input_shape, tuple | list) or len(input_shape) != 3 or not isinstance(input_shape[-1], int):
+        raise ValueError(
+            "`input_shape` must be (height, width, channels) with a known number of channels. "
+            f"Received: input_shape={input_shape}. Use (None, None, 3) for pictures of any size."
+        )
+    if num_classes < 1:
+        raise ValueError(
+            f"`num_classes` must be at least 1 (background does not count). Received: num_classes={num_classes}"
+        )
+    if variant not in variants:
+        raise ValueError(f"`variant` must be one of {tuple(variants)}. Received: variant={variant!r}")
+
+
+def check_widths(*, least: int = 0, **given: Any) -> None:
+    """Refuses what is no number of units or channels a layer; None is left to the builder.
+
+    Args:
+        least: how many layers there must be.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    for name, widths in given.items():
+        right = isinstance(widths, list | tuple) and len(widths) >= least and all(map(_whole, widths))
+        if widths is not None and not right:
+            raise ValueError(f"`{name}` must be one number a layer, such as (64, 64). Received: {name}={widths!r}")
+
+
+def check_settings(*, anchor_sizes: Any, levels: int, **settings: Any) -> None:
+    """Refuses numbers with which a detector can be built but not run.
+
+    Args:
+        anchor_sizes: as of `DetectorSettings`.
+        levels: how many maps get anchors.
+        settings: other fields of `DetectorSettings`; those that are not there are not looked at.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    if not (_several(anchor_sizes) and all(_several(level) and all(map(_positive, level)) for level in anchor_sizes)):
+        raise ValueError(
+            "`anchor_sizes` must hold the sizes of every level, such as ((32,), (64,), (128,), (256,), (512,)). "
+            f"Received: anchor_sizes={anchor_sizes!r}"
+        )
+    if len(anchor_sizes) != levels or len({len(level) for level in anchor_sizes}) != 1:
+        where = f"each of the {levels} levels" if levels > 1 else "one level"
+        raise ValueError(
+            f"`anchor_sizes` must hold equally many sizes for {where}. Received: anchor_sizes={anchor_sizes!r}"
+        )
+    ratios = settings.get("anchor_ratios", (1.0,))
+    if not (_several(ratios) and all(map(_positive, ratios))):
+        raise ValueError(
+            f"`anchor_ratios` must be height by width, such as (0.5, 1.0, 2.0). Received: anchor_ratios={ratios!r}"
+        )
+    for name in ("rpn_pre_nms", "rpn_post_nms"):
+        pair = settings.get(name, (1, 1))
+        if not (_several(pair) and len(pair) == 2 and all(map(_whole, pair))):
+            raise ValueError(
+                f"`{name}` must be two numbers, in training and in inference, such as (2000, 1000). "
+                f"Received: {name}={pair!r}"
+            )
+    for name in ("rpn_samples", "samples", "max_detections"):
+        if not _whole(settings.get(name, 1)):
+            raise ValueError(f"`{name}` must be a whole number of at least 1. Received: {name}={settings[name]!r}")
+    for name in ("rpn_nms", "box_nms", "rpn_score", "box_score"):
+        value = settings.get(name, 0.5)
+        if not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise ValueError(f"`{name}` must be in 0..1. Received: {name}={value!r}")
+
+
+def _several(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) > 0
+
+
+def _whole(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int | float) and value > 0
+
+
+__all__ = ["check_settings", "check_task", "check_widths"]

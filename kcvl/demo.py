@@ -40,6 +40,7 @@ def run_demo(recipe: Recipe, out: Path, *, say: Callable[[str], Any], progress: 
         out=out,
         config=recipe.demo,
         options=recipe.demo_options,
+        augmentation=recipe.demo_augmentation,
         verbose=2,
         record={"data": TRAIN, "val_data": VAL, "val_ids": list(val_source.ids), "command": "kcvl demo"},
     )

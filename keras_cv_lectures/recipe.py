@@ -151,7 +151,8 @@ class Recipe:
         smoke: overrides of `config` that make a network which trains in seconds on a CPU.
         options: how it is trained by default.
         smoke_options: how the contract tests train `smoke`.
-        demo: overrides of `config`, and `demo_options`: what `kcvl demo` trains.
+        demo: overrides of `config`, and with `demo_options` and `demo_augmentation`, overrides of `augmentation`, what
+            `kcvl demo` trains on generated shapes.
         augmentation: fields of `preprocessing.Augmentation` used in training.
         make_batches: (dataset of examples, output_size=, base_size=, batch_size=, augmentation=, channels=,
             drop_remainder=, context=) -> dataset of (inputs, targets).
@@ -174,7 +175,7 @@ class Recipe:
         epoch_score_names: all names that `epoch_scores` may give.
         epoch_evaluate: `evaluate` without what only a last evaluation needs, for the epochs of a training; None where
             there is no such thing.
-        agreement: (outputs of one file, outputs of another) for one picture -> share of equal answers, 0..1.
+        agreement: (outputs of one file, outputs of another) for the same pictures -> share of equal answers, 0..1.
         overfit_steps, overfit_rate: steps and rate of Adam by which the smoke network learns four pictures by heart.
         reference: the paper.
         stages: names of the systems that training in stages goes through, coarsest first and this one last; () where
@@ -211,6 +212,7 @@ class Recipe:
     names: Callable[[Any, TrainingOptions], tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]] = (
         lambda source, options: (source.classes, source.colors)
     )
+    demo_augmentation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     stages: tuple[str, ...] = ()
     overfit_steps: int = 60
     overfit_rate: float = 1e-2

@@ -211,7 +211,7 @@ def test_runs_train_the_demo_settings(tools, name):
     config, options, augmentation = parse_settings(recipe, tools.train.settings_of(recipe))
     assert config == dict(recipe.demo)
     assert options == dataclasses.replace(recipe.demo_options, epochs=options.epochs)
-    assert augmentation == {}
+    assert augmentation == recipe.demo_augmentation
 
 
 @pytest.mark.parametrize("name", ["unet", "show_attend_tell"])

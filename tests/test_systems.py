@@ -196,8 +196,13 @@ def test_int8_file_agrees_with_the_model_on_what_it_learned(recipe, config, over
         verify=False,
     )
     file, reference = load_runner(result.path), load_runner(model)
-    agreements = [recipe.agreement(file(picture[None]), reference(picture[None])) for picture in learned]
-    assert np.mean(agreements) >= 0.9
+
+    # Of a few objects on a picture one may change its box for another that is as good: all pictures count as one.
+    def answers(runner):
+        found = [runner(picture[None]) for picture in learned]
+        return {name: np.concatenate([each[name] for each in found]) for name in found[0]}
+
+    assert recipe.agreement(answers(file), answers(reference)) >= 0.9
 
 
 @trains

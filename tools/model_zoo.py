@@ -123,7 +123,7 @@ def _introduction(recipes: Sequence[Recipe], records: Mapping[str, Mapping[str, 
             f"{max(minutes):.1f} minutes each, {sum(minutes):.0f} minutes together"
             + (f", on {'; '.join(machines)}" if machines else "")
             + (f" ({', '.join(versions)})" if versions else "")
-            + ". Such short trainings on small pictures show that everything works; they say nothing about the "
+            + ". Such short trainings on small pictures show that every step works; they say nothing about the "
             "systems' rank, and their scores cannot be compared with the published results, which stand beside them."
         )
     return "\n\n".join(lines)
@@ -139,10 +139,16 @@ def _overview(recipe: Recipe, record: Mapping[str, Any] | None) -> tuple[str, ..
     return (
         *known,
         f"{published['gflops']:.3g} at {_size(published['size'])}" if published else MISSING,
-        "{}: {:.3f}".format(*judged) if judged else MISSING,
+        "{}: {:.3f}".format(*judged) + _beside_constant(result["constant"], judged) if judged else MISSING,
         f"{record['seconds'] / 60:.1f}" if record["seconds"] else MISSING,
         _exported(record),
     )
+
+
+def _beside_constant(constant: Mapping[str, float] | None, judged: tuple[str, float]) -> str:
+    """Beside a captioner's score, that of the one best sentence for all pictures."""
+    found = headline(constant) if constant else None
+    return f" (the best constant caption {found[1]:.3f})" if found and found[0] == judged[0] else ""
 
 
 def _exported(record: Mapping[str, Any]) -> str:

@@ -153,8 +153,9 @@ def caption_pairs(source: Source) -> Source:
     """
     if source.captions_at is None:
         raise DataError(f"{source.name} does not know its captions without reading pictures, so it has no pairs.")
-    counts = [len(source.captions_at(i)) for i in range(len(source))]
-    pairs = [(i, k) for i, count in enumerate(counts) for k in range(count)]
+    texts = [source.captions_at(i) for i in range(len(source))]
+    # A caption without a word has nothing to learn.
+    pairs = [(i, k) for i, each in enumerate(texts) for k, text in enumerate(each) if tokenize(str(text))]
 
     def read(index: int) -> dict[str, Any]:
         picture, number = pairs[index]

@@ -152,7 +152,7 @@ def caption_headlines(scores: Mapping[str, Any]) -> dict[str, float]:
     Args:
         scores: of a `CaptionEvaluation`.
     """
-    names = ("bleu1", "bleu4", "rouge_l", "cider", "exact_match", "attention_in_box")
+    names = ("bleu1", "bleu4", "rouge_l", "cider", "exact_match", "attention_in_box", "even_in_box")
     return {name: float(scores[name]) for name in names if scores.get(name) is not None}
 
 
@@ -219,7 +219,8 @@ def _check_source(source: Source) -> None:
 
 
 def _exact_match(said: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> float:
-    return float(np.mean([list(words) in map(list, known) for words, known in zip(said, references, strict=True)]))
+    pairs = zip(said, references, strict=True)
+    return float(np.mean([list(words) in [list(each) for each in known if each] for words, known in pairs]))
 
 
 def _best_constant(references: list[list[list[str]]], candidates: Iterable[str] | None) -> ConstantCaption:

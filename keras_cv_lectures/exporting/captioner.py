@@ -36,13 +36,8 @@ def captioner_in_float32(model: Captioner) -> Captioner:
         return model
     config = model.get_config()
     settings = {name: value for name, value in config.items() if name not in ("encoder", "decoder")}
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")  # A decoder's own layers take the policy of the day.
-    try:
-        decoder = type(model.decoder).from_config({**model.decoder.get_config(), "dtype": "float32"})
-        copy = Captioner(in_float32(model.encoder), decoder, **settings)
-    finally:
-        keras.config.set_dtype_policy(policy)
+    decoder = type(model.decoder).from_config({**model.decoder.get_config(), "dtype": "float32"})
+    copy = Captioner(in_float32(model.encoder), decoder, **settings)
     copy.decoder.set_weights(model.decoder.get_weights())
     return copy
 

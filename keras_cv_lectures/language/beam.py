@@ -23,6 +23,7 @@ def beam_search(
     end: int = END,
     banned: Sequence[int] = (PAD, START),
     places: int | None = None,
+    all_ended: bool = False,
 ):
     """The likeliest of the sentences that `beams` hypotheses reach, for every picture of a batch.
 
@@ -30,7 +31,7 @@ def beam_search(
     Every step keeps the `beams` best of all frozen ones and all extensions, by log probability / penalty(length), where
     penalty(n) = ((5 + n) / 6) ** length_penalty (Wu et al. 2016) and the end counts. After `max_words` steps hypotheses
     that did not end take part like the others, so there is always an answer. The loop stops early when no extension can
-    overtake the best.
+    overtake the best: the first sentence is whole then, those behind it may be beginnings of sentences.
 
     Args:
         step: (state, tokens (batch, beams) int32) -> (logits (batch, beams, V), state, weights (batch, beams, places)
@@ -39,6 +40,7 @@ def beam_search(
         batch: pictures, an int or a scalar tensor.
         banned: ids that are never emitted.
         places: annotations that the weights lie on; None: the weights are not kept.
+        all_ended: goes on until all `beams` sentences have ended, or have `max_words` words.
 
     Returns:
         dict of tokens (batch, beams, max_words) int32, best first, 0 after the end; length (batch, beams) int32, words
@@ -61,7 +63,7 @@ def beam_search(
         return ops.power((5.0 + length) / 6.0, length_penalty)
 
     def unsettled(t, scores, running, *_):
-        if length_penalty:
+        if length_penalty or all_ended:
             return ops.logical_and(t < max_words, ops.sum(running) > 0)
         # Log probabilities only fall, so a frozen hypothesis that leads stays in front.
         best_running = ops.max(ops.where(running > 0, scores, _NEVER), axis=1)

@@ -295,7 +295,9 @@ class CaptionSearch(keras.layers.Layer):
     def call(self, annotations):
         flat, grid = flatten(annotations)
         attends = self.decoder.kind in ("soft", "hard")
-        return self.best(self.hypotheses(flat, places=ops.shape(flat)[1] if attends else None), grid)
+        memory = self.decoder.prepare(flat)
+        places = ops.shape(flat)[1] if attends else None
+        return self.best(self.continued(memory, self.decoder.begin(memory, self.beam_size), places), grid)
 
     def best(self, found, grid) -> dict[str, Any]:
         """The best of the sentences `found`, with its attention over the grid (h, w)."""
@@ -308,10 +310,10 @@ class CaptionSearch(keras.layers.Layer):
     def hypotheses(self, annotations, places: int | None = None) -> dict[str, Any]:
         """All `beam_size` sentences, best first, as `beam_search` returns them, for annotations (B, L, D)."""
         memory = self.decoder.prepare(annotations)
-        return self.continued(memory, self.decoder.begin(memory, self.beam_size), places)
+        return self.continued(memory, self.decoder.begin(memory, self.beam_size), places, all_ended=True)
 
-    def continued(self, memory, state, places: int | None = None) -> dict[str, Any]:
-        """`hypotheses` from what the decoder's `prepare` and `begin` gave."""
+    def continued(self, memory, state, places: int | None = None, *, all_ended: bool = False) -> dict[str, Any]:
+        """The sentences from what the decoder's `prepare` and `begin` gave; whole is the first one, or `all_ended`."""
         return beam_search(
             lambda state, tokens: self.decoder.step(memory, state, tokens),
             state,
@@ -322,6 +324,7 @@ class CaptionSearch(keras.layers.Layer):
             end=END,
             banned=self.banned,
             places=places,
+            all_ended=all_ended,
         )
 
     def compute_output_spec(self, annotations):

@@ -8,6 +8,7 @@ of the picture, named by `memory_names`, and behind that weights in the form tha
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import keras
@@ -95,10 +96,15 @@ class AttentionDecoder(keras.layers.Layer):
         self.vocabulary_size, self.units, self.kind = vocabulary_size, units, attention
         self.gate_kind, self.readout, self.expected = gate, readout, expected
         self.noise = keras.random.SeedGenerator(seed)
+        # Recurrent arithmetic stays in float32; the layers before and after follow the decoder's policy, which is not
+        # that of the session which loads it.
         self.embedding = keras.layers.Embedding(
-            vocabulary_size, embedding_units, embeddings_initializer=uniform(0.1), name="embedding"
+            vocabulary_size,
+            embedding_units,
+            embeddings_initializer=uniform(0.1),
+            dtype=self.dtype_policy,
+            name="embedding",
         )
-        # Recurrent arithmetic stays in float32; the dense layers before and after follow the policy.
         self.drop = keras.layers.Dropout(dropout, seed=seed, name="dropout")
         self.begin_layers: list[keras.layers.Layer] = []
         self.attention: SoftAttention | None = None
@@ -117,7 +123,7 @@ class AttentionDecoder(keras.layers.Layer):
         )
         self.attention.build([(None, None, width), (None, None, self.units)])
         self.embedding.build((None, None))
-        dense = keras.layers.Dense
+        dense = functools.partial(keras.layers.Dense, dtype=self.dtype_policy)
         self.begin_layers = [
             dense(width, activation="relu", name=f"begin_{k}") for k in range(1, config["begin_depth"])
         ]

@@ -53,18 +53,23 @@ class PlainDecoder(keras.layers.Layer):
             "seed": seed,
         }
         self.vocabulary_size, self.units, self.picture = vocabulary_size, units, picture
+        policy = {"dtype": self.dtype_policy}  # Not that of the session which loads the decoder.
         self.embedding = keras.layers.Embedding(
-            vocabulary_size, embedding_units, embeddings_initializer=uniform(0.08), name="embedding"
+            vocabulary_size, embedding_units, embeddings_initializer=uniform(0.08), name="embedding", **policy
         )
         width = embedding_units if picture == "first" else units
-        self.look = keras.layers.Dense(width, activation=picture_activation, use_bias=False, name="picture")
+        self.look = keras.layers.Dense(width, activation=picture_activation, use_bias=False, name="picture", **policy)
         # The papers' forget gates start without a bias.
         self.recurrent = [
-            keras.layers.LSTM(units, return_sequences=True, return_state=True, unit_forget_bias=False, name=f"lstm_{k}")
+            keras.layers.LSTM(
+                units, return_sequences=True, return_state=True, unit_forget_bias=False, name=f"lstm_{k}", **policy
+            )
             for k in range(1, layers + 1)
         ]
         self.drop = keras.layers.Dropout(dropout, seed=seed, name="dropout")
-        self.vocabulary = keras.layers.Dense(vocabulary_size, kernel_initializer=uniform(0.08), name="vocabulary")
+        self.vocabulary = keras.layers.Dense(
+            vocabulary_size, kernel_initializer=uniform(0.08), name="vocabulary", **policy
+        )
 
     def build(self, annotations_shape):
         embedding = self._config["embedding_units"]

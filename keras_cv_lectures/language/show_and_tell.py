@@ -70,7 +70,7 @@ def build_show_and_tell(
     Paper: https://arxiv.org/abs/1411.4555 (Vinyals et al., CVPR 2015); LRCN: https://arxiv.org/abs/1411.4389.
     Differs from the paper: any backbone of the package instead of GoogLeNet, the mean of its last stage as the
     picture's vector (NeuralTalk: fc7 of VGG-16, LRCN: fc8); the LSTM emits tanh of its cell, as the authors' released
-    code does; gates without forget bias.
+    code does; gates without forget bias, where the released code adds 1.
 
     Args:
         input_shape: (height, width, channels); height and width may be None.

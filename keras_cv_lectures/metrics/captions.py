@@ -178,6 +178,8 @@ def _pairs(
 
 
 def _words(sentence: Sentence) -> _Words:
+    if isinstance(sentence, bytes):  # as TensorFlow's texts come
+        sentence = sentence.decode("utf-8")
     return tuple(tokenize(sentence)) if isinstance(sentence, str) else tuple(str(word) for word in sentence)
 
 

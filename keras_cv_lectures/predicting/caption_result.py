@@ -58,12 +58,12 @@ class CaptionResult:
         """(h, w, 3) uint8: where the model looked at each word; without attention the picture above its caption.
 
         Args:
-            settings: of `visualize.captions.attention_grid` (`columns`, `side`, `sigma`, `style`), or of `captioned`
-                (`side`).
+            settings: of `visualize.captions.attention_grid` (`columns`, `side`, `sigma`, `style`); a picture without
+                attention or words has `side` alone.
         """
         picture = self.image[..., : 3 if self.image.shape[-1] >= 3 else 1]  # of other channels the first ones
         if self.attention is None or not self.words:
-            return captioned(picture, self.caption, **settings)
+            return captioned(picture, self.caption, **{name: v for name, v in settings.items() if name == "side"})
         return attention_grid(picture, self.words, self.attention, **{"title": self.caption, **settings})
 
     def as_json(self) -> dict[str, Any]:

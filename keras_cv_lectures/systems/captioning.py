@@ -5,6 +5,7 @@ An entry holds what is peculiar to the system; what all systems of the task shar
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,13 +24,14 @@ from keras_cv_lectures.recipe import Recipe, Reference, TrainingOptions
 from keras_cv_lectures.text import Vocabulary
 
 # What `caption_headlines` gives.
-_SCORES = ("bleu1", "bleu4", "rouge_l", "cider", "exact_match", "attention_in_box")
+_SCORES = ("bleu1", "bleu4", "rouge_l", "cider", "exact_match", "attention_in_box", "even_in_box")
 
 
 def _captioning(**more: Any) -> Recipe:
     """A recipe of captioning."""
+    options = TrainingOptions(batch_size=16, input_size=(224, 224), keep_best="val_loss", clip_norm=5.0)
     defaults = {
-        "options": TrainingOptions(batch_size=16, input_size=(224, 224), keep_best="val_loss", clip_norm=5.0),
+        "options": options,
         "smoke_options": TrainingOptions(
             epochs=2,
             batch_size=2,
@@ -39,9 +41,11 @@ def _captioning(**more: Any) -> Recipe:
             min_count=1,
             keep_best="val_loss",
         ),
-        "demo_options": TrainingOptions(
-            epochs=12, batch_size=16, input_size=(96, 128), learning_rate=2e-3, min_count=1, keep_best="val_loss"
+        "demo_options": dataclasses.replace(
+            options, epochs=12, input_size=(96, 128), learning_rate=2e-3, min_count=1, captions=1
         ),
+        # Shapes are described from left to right and by their size.
+        "demo_augmentation": {"flip": 0.0, "scale": (1.0, 1.0)},
         "augmentation": {"flip": 0.5, "scale": (0.9, 1.2), "brightness": 0.2, "contrast": 0.2},
         "make_batches": caption_batches,
         "keys": ("image", "annotations", "captions"),

@@ -35,7 +35,13 @@ def _detection(fields: tuple[str, ...] = (), **more: Any) -> Recipe:
             max_objects=8,
         ),
         "demo_options": TrainingOptions(
-            epochs=12, batch_size=8, input_size=(96, 128), learning_rate=2e-3, keep_best="val_loss", max_objects=16
+            epochs=12,
+            batch_size=8,
+            input_size=(96, 128),
+            learning_rate=2e-3,
+            keep_best="val_loss",
+            clip_norm=5.0,
+            max_objects=16,
         ),
         "augmentation": {"flip": 0.5, "scale": (0.8, 1.25), "brightness": 0.2, "contrast": 0.2},
         "make_batches": _object_batches,

@@ -427,6 +427,9 @@ def test_pairs_of_picture_and_caption(tmp_path):
     assert captions_of(pairs) == dict(zip(pairs.ids, ([text] for text in pairs.texts()), strict=True))
     assert (pairs[2]["image"] == 10).all()
     assert pairs.files(2)[0].name == "b.png"
+    fields = {"name": "toy", "ids": ("a",), "read": lambda index: {}, "classes": (), "colors": ()}
+    wordless = Source(captions_at=lambda index: ("...", "a dog"), **fields)
+    assert caption_pairs(wordless).ids == ("a#1",)
     with pytest.raises(DataError, match="so it has no pairs"):
         caption_pairs(Source(name="toy", ids=("a",), read=lambda index: {}, classes=(), colors=()))
 

@@ -10,6 +10,7 @@ from keras_cv_lectures.data import open_source
 from keras_cv_lectures.data.source import Source
 from keras_cv_lectures.errors import DataError, ModelError
 from keras_cv_lectures.evaluating import best_constant_caption, caption_headlines, evaluate_captioning
+from keras_cv_lectures.evaluating.captioning import _exact_match
 from keras_cv_lectures.metadata import Metadata
 from keras_cv_lectures.metrics import caption_scores
 from keras_cv_lectures.runners import Runner
@@ -80,7 +81,8 @@ def test_scores_of_a_case_worked_by_hand():
     assert scores["cider"] == pytest.approx(np.mean(evaluation.picture_cider))
     json.dumps(scores)
     assert caption_headlines(scores) == {
-        key: scores[key] for key in ("bleu1", "bleu4", "rouge_l", "cider", "exact_match", "attention_in_box")
+        key: scores[key]
+        for key in ("bleu1", "bleu4", "rouge_l", "cider", "exact_match", "attention_in_box", "even_in_box")
     }
 
 
@@ -156,6 +158,7 @@ def test_captions_without_words_score_nothing():
     runner = Runner(kind="other", metadata=Metadata(classes=WORDS.words), path=None, run=run, **shape)
     evaluation = evaluate_captioning(runner, source_of(), batch_size=1)
     assert max(evaluation.scores.values()) < 1e-9
+    assert _exact_match([("a",), ()], [[["a"], []], [["b"], []]]) == 0.5
     assert math.isclose(evaluation.distinct, 1)
 
 

@@ -206,6 +206,23 @@ def test_stopping_early_does_not_change_the_answer():
         np.testing.assert_array_equal(found["tokens"][picture, 0], patient["tokens"][0, 0])
 
 
+def test_all_sentences_are_whole_where_that_is_asked_for():
+    toy, whole = Toy(8, seed=7, end_bias=1.0), {"all_ended": True}
+    early, patient = toy.search(5, 12), toy.search(5, 12, **whole)
+    assert not _ended(early).all()
+    assert _ended(patient).all()
+    np.testing.assert_array_equal(early["tokens"][:, 0], patient["tokens"][:, 0])
+    for picture in range(8):
+        alone = toy.search(5, 12, pictures=[picture], **whole)
+        np.testing.assert_array_equal(alone["tokens"][0], patient["tokens"][picture])
+
+
+def _ended(found):
+    """Whether the word behind each sentence's last one is the end, (B, N)."""
+    last = np.take_along_axis(found["tokens"], np.minimum(found["length"], 11)[..., None], axis=2)[..., 0]
+    return (last == END) | (found["length"] == 12)
+
+
 def test_banned_words_are_not_said_and_keep_their_probability():
     toy = Toy(4, seed=8)
     free, bound = toy.search(3, 5, banned=()), toy.search(3, 5, banned=(0, 1, 3))

@@ -357,6 +357,14 @@ def test_mixed_bfloat16_keeps_weights_outputs_and_losses_in_float32(kind):
     assert model(x["image"])["log_probability"].dtype == "float32"
 
 
+@pytest.mark.parametrize("kind", ["soft", "plain"])
+def test_a_file_of_bfloat16_computes_in_it_in_any_session(kind, tmp_path):
+    model, x = in_bfloat16(kind), {"image": pictures(), "tokens": captions()}
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(model(x)["logits"], again(x)["logits"])
+
+
 @EACH
 def test_keras_file_round_trip_is_exact(kind, tmp_path):
     model, x = make(kind, beam_size=2, length_penalty=0.5), {"image": pictures(), "tokens": captions()}

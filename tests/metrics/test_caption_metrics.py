@@ -95,6 +95,7 @@ def test_case_and_punctuation_do_not_count_and_words_can_be_given():
     words = caption_scores([["a", "dog", "running"]], [[("a", "dog", "running")]])
     assert text == words
     assert text["rouge_l"] == 1.0
+    assert caption_scores([b"A dog, running."], [[b"a dog running"]]) == text
 
 
 @pytest.mark.parametrize(

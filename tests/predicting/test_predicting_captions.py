@@ -223,3 +223,5 @@ def test_a_caption_is_drawn_and_saved(tmp_path, attention):
     with Image.open(paths["picture"]) as image:
         np.testing.assert_array_equal(np.asarray(image), result.draw())
     assert min(result.draw(side=100).shape[:2]) > 60
+    silent = dataclasses.replace(result, words=())
+    assert silent.draw(columns=2, side=100).shape == silent.draw(side=100).shape

@@ -274,14 +274,14 @@ def test_a_network_has_the_keypoints_that_were_asked_for(number):
 
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["deeplabv3plus", "mask_rcnn", "show_attend_tell"])
+@pytest.mark.parametrize("name", ["unet", "mask_rcnn", "show_attend_tell"])
 def test_every_path_of_every_task_runs(name):
     classes = 40 if name.startswith("show") else 3
     smoke = SYSTEMS[name].smoke
     found = benchmark_system(name, size=(32, 48), classes=classes, config=smoke, threads=1, rounds=1, matrix=64)
     assert {row.path: row.missing for row in found.rows} == dict.fromkeys(PATHS)
     shares = {row.path: row.share_of_matrix_product is not None for row in found.rows}
-    assert shares == {path: path != "training" or name == "deeplabv3plus" for path in PATHS}
+    assert shares == {path: path != "training" or name == "unet" for path in PATHS}
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import errno
 import json
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -224,6 +225,30 @@ def test_tflite_with_open_height_and_width(tmp_path):
         x = RNG.integers(0, 256, (1, *size, 3), np.uint8)
         expected = model.predict(x.astype("float32"), verbose=0)
         np.testing.assert_allclose(runner(x)["logits"], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["m.tflite", "m"])
+def test_valid_networks_of_open_size_are_tried_with_a_size_they_take(name, tmp_path):
+    inputs = keras.Input((None, None, 1))
+    x = keras.layers.Conv2D(2, (1, 131), padding="valid")(keras.layers.Conv2D(2, (101, 1), padding="valid")(inputs))
+    model = keras.Model(inputs, keras.layers.Conv2D(2, 1, name="logits")(x))
+    export = partial(export_tflite, dynamic=True) if name == "m.tflite" else export_saved_model
+    result = export(model, tmp_path / name)
+    assert result.label_agreement == 1
+    card = json.loads(result.card_path.read_text())
+    assert card["measured_size"] == [196, 258]
+    assert card["input"]["image"]["shape"] == [1, None, None, 1]
+
+
+@pytest.mark.parametrize("name", ["m.tflite", "m"])
+def test_networks_that_take_no_size_are_to_be_given_one(name, tmp_path):
+    inputs = keras.Input((None, None, 1))
+    x = keras.layers.Conv2D(2, 601, strides=2)(inputs)
+    model = keras.Model(inputs, keras.layers.Conv2D(2, 1, name="logits")(x))
+    export = partial(export_tflite, dynamic=True) if name == "m.tflite" else export_saved_model
+    with pytest.raises(ModelError, match=r"Pass input_shape=\(height, width\)"):
+        export(model, tmp_path / name)
+    assert not list(tmp_path.iterdir())
 
 
 def test_float16_halves_the_file(model, pictures, tmp_path):

@@ -400,6 +400,21 @@ def test_card_is_needed_to_update_it(tmp_path):
         update_card(tmp_path / "m.tflite", metrics={})
 
 
+def test_metrics_are_numbers_of_any_kind(tmp_path):
+    model = small_net((4, 4, 1), 1)
+    metrics = {"a": np.float32(0.5), "b": np.int64(3), "c": keras.ops.convert_to_tensor(0.25)}
+    card = tmp_path / "m" / "model_card.json"
+    export_saved_model(model, tmp_path / "m", metrics=metrics)
+    assert json.loads(card.read_text())["metrics"] == {"a": 0.5, "b": 3, "c": 0.25}
+    update_card(tmp_path / "m", metrics={"a": np.array(0.125, np.float32)})
+    assert json.loads(card.read_text())["metrics"]["a"] == 0.125
+    for export, name in ((export_tflite, "m.tflite"), (export_saved_model, "n"), (update_card, "m")):
+        for value in ("0.5", [1, 2], None):
+            with pytest.raises(ModelError, match=r"`metrics` must be numbers by name\. Received for 'a'"):
+                export(*(() if export is update_card else (model,)), tmp_path / name, metrics={"a": value})
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
 def test_operators_without_builtin_are_named_with_their_layer(tmp_path, capfd):
     inputs = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(2, 3, name="conv")(inputs)

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.exporting.captioner import captioner_in_float32, check_vocabulary
-from keras_cv_lectures.exporting.card import build_card, write_card
+from keras_cv_lectures.exporting.card import build_card, plain_metrics, write_card
 from keras_cv_lectures.exporting.detector_files import with_labels
 from keras_cv_lectures.exporting.result import ExportResult, compare, facts, folder_size, is_captioner, is_detector
 from keras_cv_lectures.exporting.rewrite import folded, in_float32
@@ -62,10 +62,11 @@ def export_saved_model(
             the memory, loads in a fraction of the time and runs a little slower.
 
     Raises:
-        ModelError: the outputs differ from the model's by more than 1e-4, a detector finds other objects, no picture
-            size was found that a network of open size takes, or the disk is full. Nothing is left then.
+        ModelError: a metric is no number, the outputs differ from the model's by more than 1e-4, a detector finds other
+            objects, no picture size was found that a network of open size takes, or the disk is full. Nothing is left
+            then.
     """
-    path, metadata = Path(path), metadata or Metadata()
+    path, metadata, metrics = Path(path), metadata or Metadata(), plain_metrics(metrics)
     if isinstance(model, Captioner):
         check_vocabulary(model, metadata)
         model = captioner_in_float32(model)

@@ -25,7 +25,7 @@ from keras_cv_lectures.exporting.captioner import (
     check_vocabulary,
     write_decoder_graphs,
 )
-from keras_cv_lectures.exporting.card import build_card, write_card
+from keras_cv_lectures.exporting.card import build_card, plain_metrics, write_card
 from keras_cv_lectures.exporting.detector_files import PROGRAM_SUFFIX, labels_file, with_labels
 from keras_cv_lectures.exporting.join import in_sequence
 from keras_cv_lectures.exporting.quantize import quantize, quantize_networks, values_in_eight_bits
@@ -110,7 +110,7 @@ def export_tflite(
         raise ModelError(f"`path` must end in .tflite. Received: {path}")
     if precision not in PRECISIONS:
         raise ModelError(f"`precision` must be one of {PRECISIONS}. Received: precision={precision!r}")
-    metadata = metadata or Metadata()
+    metadata, metrics = metadata or Metadata(), plain_metrics(metrics)
     captioner = isinstance(model, Captioner)
     if captioner:
         check_vocabulary(model, metadata)

@@ -21,7 +21,7 @@ from keras_cv_lectures.data.objects import path_inside, picture_ids, shortened
 from keras_cv_lectures.data.source import Source
 from keras_cv_lectures.errors import DataError
 from keras_cv_lectures.files import read_json
-from keras_cv_lectures.text import tokenize
+from keras_cv_lectures.text import as_text, tokenize
 
 _LISTED = 50  # Rows left out that a warning lists.
 _NAMED = 5
@@ -145,7 +145,7 @@ def caption_texts(source: Source) -> Iterable[str]:
         raise DataError(
             f"{source.name} has no captions. Give data with captions: flickr, cococaptions, captions or shapes."
         )
-    return (str(text) for example in source for text in example["captions"])
+    return (as_text(text) for example in source for text in example["captions"])
 
 
 def caption_pairs(source: Source) -> Source:
@@ -162,7 +162,7 @@ def caption_pairs(source: Source) -> Source:
     def read(index: int) -> dict[str, Any]:
         picture, number = pairs[index]
         example = source.read(picture)
-        chosen = np.array([str(example["captions"][number])], dtype=object)
+        chosen = np.array([as_text(example["captions"][number])], dtype=object)
         return {k: v for k, v in example.items() if k != "caption_objects"} | {"captions": chosen}
 
     return Source(

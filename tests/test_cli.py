@@ -412,7 +412,7 @@ def test_what_is_wrong_is_said_with_the_repair(words, code, parts):
         ),
         (["export", "run/best.keras", "--out", "labels.txt"], ["--out labels.txt is a file"]),
         (
-            ["export", "run", "--data", "folder:gone/images,gone/masks", "--out", "never"],
+            ["export", "run", "--data", "folder:gone/images,gone/masks", "--out", "unmade"],
             ["gone/images is not a folder"],
         ),
     ],
@@ -426,7 +426,7 @@ def test_what_does_not_fit_the_model_is_refused(place, words, parts):
     assert code == (2 if "a file" in parts[0] else 1)
     for part in parts:
         assert part in err
-    assert not Path("never").exists()
+    assert not Path("unmade").exists()
 
 
 def test_data_that_a_file_was_calibrated_with_need_no_validation_split(tmp_path, caplog):

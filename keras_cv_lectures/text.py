@@ -151,6 +151,18 @@ class Vocabulary:
         return unknown, total
 
 
+def as_text(caption: str | bytes) -> str:
+    """A caption as text, whether its source gives text or UTF-8 bytes.
+
+    Raises:
+        DataError: the bytes are no UTF-8.
+    """
+    try:
+        return caption.decode() if isinstance(caption, bytes) else str(caption)
+    except UnicodeDecodeError as error:
+        raise DataError(f"the caption {caption[:60]!r} is no UTF-8 text. Give captions as str.") from error
+
+
 def tokenize(caption: str) -> list[str]:
     """The words of a caption in lower case, nearly as coco-caption's scores have them; punctuation is dropped.
 

@@ -21,6 +21,7 @@ from kcvl.terminal import Progress, quiet
 from kcvl.text import scores_table
 from keras_cv_lectures.benchmarking import PATHS, BenchmarkRow, SystemBenchmark
 from keras_cv_lectures.data import open_source, shapes_source
+from keras_cv_lectures.errors import DataError
 from keras_cv_lectures.metadata import Metadata, read_metadata
 from keras_cv_lectures.metrics import scores
 from keras_cv_lectures.predicting import CaptionResult, DetectionResult, SegmentationResult
@@ -410,6 +411,10 @@ def test_what_is_wrong_is_said_with_the_repair(words, code, parts):
             ["int8 needs at least 100 pictures", "has 3 to train on", "--precision float16"],
         ),
         (["export", "run/best.keras", "--out", "labels.txt"], ["--out labels.txt is a file"]),
+        (
+            ["export", "run", "--data", "folder:gone/images,gone/masks", "--out", "unmade"],
+            ["gone/images is not a folder"],
+        ),
     ],
 )
 def test_what_does_not_fit_the_model_is_refused(place, words, parts):
@@ -421,6 +426,19 @@ def test_what_does_not_fit_the_model_is_refused(place, words, parts):
     assert code == (2 if "a file" in parts[0] else 1)
     for part in parts:
         assert part in err
+    assert not Path("unmade").exists()
+
+
+def test_data_that_a_file_was_calibrated_with_need_no_validation_split(tmp_path, caplog):
+    for name in ("train", "trainannot"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.zeros(SIZE, np.uint8)).save(tmp_path / name / "a.png")
+    spec = f"camvid:{tmp_path}"
+    with pytest.raises(DataError):
+        exports._scoring_data(spec, {}, Metadata(), needed=True)
+    with caplog.at_level("INFO", logger="keras_cv_lectures"):
+        assert exports._scoring_data(spec, {}, Metadata(), needed=False) is None
+    assert f"the file is not scored, because the validation data cannot be opened: {tmp_path}" in caplog.text
 
 
 def test_exports_of_lone_files_say_what_is_missing(trained, tmp_path):

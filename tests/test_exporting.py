@@ -2,6 +2,7 @@
 
 import errno
 import json
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -226,6 +227,30 @@ def test_tflite_with_open_height_and_width(tmp_path):
         np.testing.assert_allclose(runner(x)["logits"], expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["m.tflite", "m"])
+def test_valid_networks_of_open_size_are_tried_with_a_size_they_take(name, tmp_path):
+    inputs = keras.Input((None, None, 1))
+    x = keras.layers.Conv2D(2, (1, 131), padding="valid")(keras.layers.Conv2D(2, (101, 1), padding="valid")(inputs))
+    model = keras.Model(inputs, keras.layers.Conv2D(2, 1, name="logits")(x))
+    export = partial(export_tflite, dynamic=True) if name == "m.tflite" else export_saved_model
+    result = export(model, tmp_path / name)
+    assert result.label_agreement == 1
+    card = json.loads(result.card_path.read_text())
+    assert card["measured_size"] == [196, 258]
+    assert card["input"]["image"]["shape"] == [1, None, None, 1]
+
+
+@pytest.mark.parametrize("name", ["m.tflite", "m"])
+def test_networks_that_take_no_size_are_to_be_given_one(name, tmp_path):
+    inputs = keras.Input((None, None, 1))
+    x = keras.layers.Conv2D(2, 601, strides=2)(inputs)
+    model = keras.Model(inputs, keras.layers.Conv2D(2, 1, name="logits")(x))
+    export = partial(export_tflite, dynamic=True) if name == "m.tflite" else export_saved_model
+    with pytest.raises(ModelError, match=r"Pass input_shape=\(height, width\)"):
+        export(model, tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
 def test_float16_halves_the_file(model, pictures, tmp_path):
     sizes = {
         precision: export_tflite(
@@ -373,6 +398,21 @@ def test_program_of_the_card_answers_as_predict_does(net, name, options, size, s
 def test_card_is_needed_to_update_it(tmp_path):
     with pytest.raises(ModelError, match="no model card"):
         update_card(tmp_path / "m.tflite", metrics={})
+
+
+def test_metrics_are_numbers_of_any_kind(tmp_path):
+    model = small_net((4, 4, 1), 1)
+    metrics = {"a": np.float32(0.5), "b": np.int64(3), "c": keras.ops.convert_to_tensor(0.25)}
+    card = tmp_path / "m" / "model_card.json"
+    export_saved_model(model, tmp_path / "m", metrics=metrics)
+    assert json.loads(card.read_text())["metrics"] == {"a": 0.5, "b": 3, "c": 0.25}
+    update_card(tmp_path / "m", metrics={"a": np.array(0.125, np.float32)})
+    assert json.loads(card.read_text())["metrics"]["a"] == 0.125
+    for export, name in ((export_tflite, "m.tflite"), (export_saved_model, "n"), (update_card, "m")):
+        for value in ("0.5", [1, 2], None):
+            with pytest.raises(ModelError, match=r"`metrics` must be numbers by name\. Received for 'a'"):
+                export(*(() if export is update_card else (model,)), tmp_path / name, metrics={"a": value})
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
 def test_operators_without_builtin_are_named_with_their_layer(tmp_path, capfd):

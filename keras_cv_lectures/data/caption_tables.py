@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,9 @@ from keras_cv_lectures.files import read_text
 
 _DELIMITERS = (",", "\t", ";", "|")
 _PICTURE_NAMES = ("image", "image_name", "image_path", "image_file", "picture", "filename", "file_name", "file", "path",
-                  "filepath", "img", "photo")  # fmt: skip
+                  "filepath", "file_path", "img", "img_name", "img_path", "img_file", "image_filename", "photo",
+                  "image_filepath", "img_filename", "img_filepath", "picture_file", "picture_name",
+                  "picture_path")  # fmt: skip
 _CAPTION_NAMES = ("caption", "comment", "captions", "text", "sentence", "description", "raw", "title")
 _LOOKED_AT = 200  # Lines by which delimiter and columns are found.
 _LONGEST = 20  # Lines that one quoted caption may cover.
@@ -23,16 +26,16 @@ _LONGEST = 20  # Lines that one quoted caption may cover.
 class _Columns:
     delimiter: str
     picture: int
-    caption: int
+    captions: tuple[int, ...]
     count: int
     heading: bool
 
 
 def caption_rows(path: Path) -> Iterator[tuple[str, str | None, str]]:
-    """(picture, caption, where) of each row; (fault, None, where) of a malformed one. Empty lines are passed over.
+    """(picture, caption, where) of each caption; (fault, None, where) of a malformed row. Empty lines are passed over.
 
     Raises:
-        DataError: the file cannot be read as UTF-8 text, or no two columns are found.
+        DataError: the file cannot be read as UTF-8 text, or which columns are meant is not found.
     """
     lines = read_lines(path)
     columns = _find_columns(path, lines)
@@ -50,7 +53,9 @@ def caption_rows(path: Path) -> Iterator[tuple[str, str | None, str]]:
             fault = f"has {len(fields)} columns instead of {columns.count}"
             yield f"{fault}. Put a caption that holds {columns.delimiter!r} in quotation marks.", None, where
         else:
-            yield fields[columns.picture].strip(), fields[columns.caption], where
+            # Of several columns of captions some rows need not fill all.
+            texts = [text for column in columns.captions if (text := fields[column]).strip()]
+            yield from ((fields[columns.picture].strip(), text, where) for text in texts or [""])
 
 
 def read_lines(path: Path) -> list[str]:
@@ -72,11 +77,11 @@ def _find_columns(path: Path, lines: list[str]) -> _Columns:
     if not first:
         raise DataError(f"{path} is empty. Write a picture and its caption in each line.")
     for delimiter in _DELIMITERS:
-        names = [cell.strip().lower() for cell in _cells(lines[first - 1], delimiter) or ()]
+        names = [re.sub(r"[\s-]+", "_", cell.strip().lower()) for cell in _cells(lines[first - 1], delimiter) or ()]
         picture = next((names.index(n) for n in _PICTURE_NAMES if n in names), None)
-        caption = next((names.index(n) for n in _CAPTION_NAMES if n in names), None)
-        if picture is not None and caption is not None:
-            return _Columns(delimiter=delimiter, picture=picture, caption=caption, count=len(names), heading=True)
+        captions = _caption_columns(names)
+        if picture is not None and captions:
+            return _Columns(delimiter=delimiter, picture=picture, captions=captions, count=len(names), heading=True)
     best, votes = None, 0
     for delimiter in _DELIMITERS:
         rows = [cells for line in lines[:_LOOKED_AT] if line.strip() and (cells := _cells(line, delimiter))]
@@ -91,9 +96,23 @@ def _find_columns(path: Path, lines: list[str]) -> _Columns:
             "(or tabs, semicolons, bars between the columns), or a heading such as image,caption."
         )
     delimiter, count = best
-    heading = not (_cells(lines[first - 1], delimiter) or [""])[0].strip().lower().endswith(IMAGE_SUFFIXES)
-    heading = heading and len(_cells(lines[first - 1], delimiter) or ()) == count
-    return _Columns(delimiter=delimiter, picture=0, caption=count - 1, count=count, heading=heading)
+    cells = _cells(lines[first - 1], delimiter) or [""]
+    heading = not cells[0].strip().lower().endswith(IMAGE_SUFFIXES) and len(cells) == count
+    if heading and count > 2:
+        raise DataError(
+            f"{path}, line {first}: which of the columns {', '.join(cell.strip() for cell in cells)[:200]} hold the "
+            "picture and the caption? Name them image and caption (or caption_1, caption_2 and so on)."
+        )
+    return _Columns(delimiter=delimiter, picture=0, captions=(count - 1,), count=count, heading=heading)
+
+
+def _caption_columns(names: list[str]) -> tuple[int, ...]:
+    """The columns called like a caption, with or without a number: caption, or caption_1, caption_2 and so on."""
+    for name in _CAPTION_NAMES:
+        found = [i for i, each in enumerate(names) if re.fullmatch(rf"{name}(_text|_?\d+)?", each)]
+        if found:
+            return tuple(found)
+    return ()
 
 
 def _records(lines: list[str], columns: _Columns) -> Iterator[tuple[int, list[str] | None]]:

@@ -21,7 +21,7 @@ from keras_cv_lectures.data.objects import path_inside, picture_ids, shortened
 from keras_cv_lectures.data.source import Source
 from keras_cv_lectures.errors import DataError
 from keras_cv_lectures.files import read_json
-from keras_cv_lectures.text import tokenize
+from keras_cv_lectures.text import as_text, tokenize
 
 _LISTED = 50  # Rows left out that a warning lists.
 _NAMED = 5
@@ -92,18 +92,21 @@ def coco_captions(json_file: str | Path, images: str | Path, *, channels: int | 
     Args:
         json_file: with the lists `images` (`id`, `file_name`) and `annotations` (`image_id`, `caption`).
         images: the folder that `file_name` is relative to.
+        channels: 3 for RGB, 1 for grey.
     """
     return caption_source(coco_listing(json_file, images).check(), channels=channels)
 
 
 def caption_table(csv_file: str | Path, images: str | Path, *, channels: int | None = 3) -> Source:
-    """Any table of pictures and captions, one caption a row; result and errors as of `flickr_captions`.
+    """Any table of pictures and captions; result and errors as of `flickr_captions`.
 
     Args:
         csv_file: columns divided by comma, tab, semicolon or bar, quoted as the `csv` module reads it. A heading names
-            the columns (such as "image" and "caption"); without one the first column is the picture and the last the
-            caption.
+            the columns (such as "image" and "caption", or "caption_1", "caption_2" and so on, which are all read);
+            without one the first column is the picture and the last the caption. A heading of two columns may have
+            any names.
         images: the folder that paths are relative to.
+        channels: 3 for RGB, 1 for grey.
     """
     return caption_source(table_listing(csv_file, images).check(), channels=channels)
 
@@ -142,7 +145,7 @@ def caption_texts(source: Source) -> Iterable[str]:
         raise DataError(
             f"{source.name} has no captions. Give data with captions: flickr, cococaptions, captions or shapes."
         )
-    return (str(text) for example in source for text in example["captions"])
+    return (as_text(text) for example in source for text in example["captions"])
 
 
 def caption_pairs(source: Source) -> Source:
@@ -160,7 +163,7 @@ def caption_pairs(source: Source) -> Source:
     def read(index: int) -> dict[str, Any]:
         picture, number = pairs[index]
         example = source.read(picture)
-        chosen = np.array([str(example["captions"][number])], dtype=object)
+        chosen = np.array([as_text(example["captions"][number])], dtype=object)
         return {k: v for k, v in example.items() if k != "caption_objects"} | {"captions": chosen}
 
     return Source(

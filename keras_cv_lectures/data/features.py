@@ -21,6 +21,7 @@ import numpy as np
 from keras_cv_lectures.data.source import Source
 from keras_cv_lectures.errors import DataError
 from keras_cv_lectures.files import atomic_path, read_json, write_json
+from keras_cv_lectures.text import as_text
 
 INDEX = "features.json"
 _FORMAT = 1
@@ -168,12 +169,12 @@ def feature_source(features: FeatureFolder, source: Source) -> Source:
     """
     captions_at = source.captions_at
     if captions_at is None and (source.texts is not None or "captions" in source[0]):
-        captions_at = _remembered(lambda index: tuple(str(text) for text in source.read(index)["captions"]))
+        captions_at = _remembered(lambda index: tuple(as_text(text) for text in source.read(index)["captions"]))
 
     def read(index: int) -> dict[str, Any]:
         example = {"annotations": features.read(index), "image_id": source.ids[index]}
         if captions_at is not None:
-            example["captions"] = np.array([str(text) for text in captions_at(index)], dtype=object)
+            example["captions"] = np.array([as_text(text) for text in captions_at(index)], dtype=object)
         return example
 
     return replace(source, read=read, inspect=None, captions_at=captions_at)

@@ -14,6 +14,7 @@ Rules that hold for every format:
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,25 +51,26 @@ def read_image(path: str | Path, channels: int | None = 3, *, content: bytes | N
     """
     if channels not in (1, 3, None):
         raise DataError(f"channels must be 1, 3 or None, not {channels!r}.")
-    return _decode(path, lambda picture: _to_pixels(picture, channels, path), content)
+    return _decode(path, lambda picture, largest: _to_pixels(picture, channels, path), content)
 
 
 def read_mask(path: str | Path, *, colors: bool = False, content: bytes | None = None) -> np.ndarray:
     """Reads the stored label values of a mask: (H, W) integers, or (H, W, 3) uint8 for an RGB file.
 
     Args:
-        path: palette PNG (its indices), grey of 1, 8, 16 or 32 bits (its values; 1-bit files give 0 and 1), floating
-            point with whole numbers, or RGB. Transparency is dropped.
+        path: palette PNG (its indices), grey of 1, 2, 4, 8, 16 or 32 bits (its values; 2-bit files give 0 to 3),
+            floating point with whole numbers, or RGB. Transparency is dropped.
         colors: give a palette file as its RGB colours instead of its indices.
         content: as of `read_image`.
 
     Raises:
         DataError: as `read_image`, or a kind of file that holds no labels (CMYK, fractions).
     """
-    return _decode(path, lambda picture: _to_labels(picture, colors, path), content)
+    return _decode(path, lambda picture, largest: _to_labels(picture, colors, path, largest), content)
 
 
-def _decode(path: str | Path, convert: Callable[[Image], np.ndarray], content: bytes | None) -> np.ndarray:
+def _decode(path: str | Path, convert: Callable[[Image, int], np.ndarray], content: bytes | None) -> np.ndarray:
+    """What `convert` makes of the picture and of its largest possible value, see `_largest_grey`."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     path = Path(path)
@@ -84,9 +86,10 @@ def _decode(path: str | Path, convert: Callable[[Image], np.ndarray], content: b
                 raise Image.DecompressionBombError(f"{picture.width}x{picture.height} pixels")
             if picture.format == "TIFF":
                 _refuse_pages(picture, path)
+            largest = _largest_grey(picture)
             picture.load()
             ImageOps.exif_transpose(picture, in_place=True)
-            return convert(picture)
+            return convert(picture, largest)
     except DataError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -102,6 +105,15 @@ def _decode(path: str | Path, convert: Callable[[Image], np.ndarray], content: b
                     raise DataError(f"{path} is not a picture (JPEG, PNG, TIFF, BMP ...). {repair}") from error
             raise DataError(f"{path} is truncated or damaged within its first bytes. {repair}") from error
         raise DataError(f"{path} is truncated or damaged ({type(error).__name__}: {error}). {repair}") from error
+
+
+def _largest_grey(picture: Any) -> int:
+    """What Pillow makes 255 of: 3 in grey of 2 bits, 15 of 4, in PGM what the file says, 255 otherwise."""
+    raw = str(picture.tile[0][3]) if picture.mode == "L" and picture.tile else ""
+    bits, stated = re.search(r"\bL;([24])", raw), re.fullmatch(r"\('L', (\d+)\)", raw)
+    if bits:
+        return 2 ** int(bits[1]) - 1
+    return int(stated[1]) if stated and picture.format == "PPM" else 255
 
 
 def _refuse_pages(picture: Any, path: Path) -> None:
@@ -150,7 +162,7 @@ def _deep_grey(picture: Image, path: str | Path) -> np.ndarray:
     return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def _to_labels(picture: Image, colors: bool, path: str | Path) -> np.ndarray:
+def _to_labels(picture: Image, colors: bool, path: str | Path, largest: int) -> np.ndarray:
     mode = picture.mode
     if mode == "P":
         return np.array(picture.convert("RGBA"))[..., :3].copy() if colors else np.array(picture)
@@ -167,5 +179,7 @@ def _to_labels(picture: Image, colors: bool, path: str | Path) -> np.ndarray:
             raise DataError(f"{path} holds fractions, but a mask holds whole numbers. Save it as integers.")
         return values.astype(np.int32)
     if mode == "L" or mode.startswith("I"):
+        if mode == "L" and largest < 255:
+            return np.rint(values * (largest / 255)).astype(np.uint8)
         return values.astype(np.int32) if values.dtype.byteorder == ">" else values
     raise DataError(f"{path} is of kind {mode}; a mask must be grey, palette or RGB. Save it as such a PNG.")

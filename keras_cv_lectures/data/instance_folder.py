@@ -9,7 +9,8 @@ import numpy as np
 
 from keras_cv_lectures.data.folders import find_pairs, listed_keys, natural, pictures_below
 from keras_cv_lectures.data.images import IMAGE_SUFFIXES, read_mask
-from keras_cv_lectures.data.labels import pack_colors
+from keras_cv_lectures.data.label_inference import LOSSY
+from keras_cv_lectures.data.labels import is_grey, pack_colors
 from keras_cv_lectures.data.objects import (
     Crop,
     ObjectListing,
@@ -54,8 +55,8 @@ def instance_folder_source(
         channels: 3 for RGB, 1 for grey.
 
     Raises:
-        DataError: a folder is missing or empty, a picture has no mask or the other way round, or `name` is not among
-            `classes`. Damaged files and differing sizes are reported when they are read.
+        DataError: a folder is missing or empty, a picture has no mask or the other way round, masks are JPEG, or `name`
+            is not among `classes`. Damaged files and differing sizes are reported when they are read.
     """
     listing = instance_folder_objects(images, masks, name=name, void=void, list_file=list_file, classes=classes)
     return object_source(listing.check(), channels=channels)
@@ -97,6 +98,12 @@ def instance_folder_objects(
         pairing = find_pairs(images, masks, list_file=list_file)
         rows = [(pair.id, pair.image, (pair.mask,)) for pair in pairing.pairs]
         problems += pairing.problems
+    lossy = [file for _, _, files in rows for file in files if file.suffix.lower() in LOSSY]
+    if lossy:
+        problems.append(
+            f"masks are stored as JPEG (such as {lossy[0]}), which changes values at edges, so that they cannot be "
+            "told from objects. Save the masks as PNG from where they were drawn."
+        )
 
     def objects(index: int, size: Size) -> Objects:
         _, picture, files = rows[index]
@@ -172,8 +179,15 @@ def _label_picture(file: Path, size: Size, picture: Path, void: int | None) -> t
     """Each value but 0 and `void` is an object: what messages call it, and its crop."""
     raw = read_mask(file)
     check_size(size, raw.shape[:2], picture, file)
+    if raw.ndim == 3 and is_grey(raw):
+        raw = raw[..., 0]
     packed = pack_colors(raw) if raw.ndim == 3 else raw
     if void is not None:
+        if raw.ndim == 3:
+            raise DataError(
+                f"{file} is a coloured mask, but void={void} is a value of grey and palette masks. Drop void, or paint "
+                "what is no object black."
+            )
         packed = np.where(packed == void, 0, packed)
     found = crops_of_values(packed)
     return [f"{file}: the object of value {value}" for value, _ in found], [crop for _, crop in found]

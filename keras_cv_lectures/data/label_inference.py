@@ -26,7 +26,7 @@ from keras_cv_lectures.data.labels import (
 from keras_cv_lectures.errors import DataError
 
 BINARY_CLASSES = ("background", "foreground")
-_LOSSY = (".jpg", ".jpeg")
+LOSSY = (".jpg", ".jpeg")
 
 
 def mask_values(path: str | Path) -> np.ndarray:
@@ -194,7 +194,7 @@ def _map_of_colors(colors: set[Color], masks: Sequence[Path]) -> LabelMap:
 
 def _refuse_lossy(masks: Iterable[Path]) -> None:
     """JPEG blurs the values at edges into their neighbours, which then look like a few rare classes."""
-    lossy = [path for path in masks if path.suffix.lower() in _LOSSY]
+    lossy = [path for path in masks if path.suffix.lower() in LOSSY]
     if lossy:
         raise DataError(
             f"masks are stored as JPEG (such as {lossy[0]}), which changes values where classes meet, so that they "

@@ -20,7 +20,8 @@ def python_source(name: str, split: str | None = None) -> Source:
     """What a function returns.
 
     Args:
-        name: "MODULE:FUNCTION", the module as it would be imported in the current folder. The function takes the name
+        name: "MODULE:FUNCTION", the module as it would be imported in the current folder, which stays at the end of
+            `sys.path`. The function takes the name
             of a split, "train" or "val", or nothing, and returns a `Source`.
         split: None means "train", where the function takes a split.
 
@@ -69,6 +70,9 @@ def _function(name: str) -> Callable[..., Any]:
         ) from error
     finally:
         sys.path.remove(folder)
+    # What the function imports when it is called is found, too; last, so that it hides nothing.
+    if folder not in sys.path:
+        sys.path.append(folder)
     function = getattr(module, function_name, None)
     if not callable(function):
         raise DataError(f"python:{name}: the module {module_name} has no function {function_name}. Write one.")

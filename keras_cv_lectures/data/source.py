@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_cv_lectures.errors import DataError
+from keras_cv_lectures.text import as_text
 
 # Array keys whose last axes have one length in the whole source; every other axis may differ between examples.
 _FIXED_TRAILING_AXES = {"image": 1, "annotations": 3, "boxes": 1, "keypoints": 2, "mask_windows": 1}
@@ -111,7 +112,7 @@ class Source:
         )
 
     def _read_captions(self, index: int) -> list[str]:
-        return [str(text) for text in self.read(index)["captions"]]
+        return [as_text(text) for text in self.read(index)["captions"]]
 
 
 def cached(source: Source, max_bytes: int = 1 << 30) -> Source:
@@ -299,15 +300,17 @@ def _arrays(example: dict[str, Any], keys: Iterable[str] | None = None) -> dict[
             continue
         value = example[name]
         if not isinstance(value, np.ndarray):
-            texts = [value] if isinstance(value, str) else value
-            if isinstance(texts, list | tuple) and all(isinstance(text, str) for text in texts):
+            texts = [value] if isinstance(value, str | bytes) else value
+            if isinstance(texts, list | tuple) and all(isinstance(text, str | bytes) for text in texts):
                 value = np.array(value, dtype=object)
             elif isinstance(value, list | tuple) and not all(isinstance(v, int | float | np.generic) for v in value):
                 continue  # Nested descriptions, such as question-answer pairs, have no tensor form.
             else:
                 value = np.asarray(value)
         if value.dtype.kind in "UO":
-            value = np.array([str(text).encode() for text in value.ravel()], dtype=object).reshape(value.shape)
+            value = np.array(
+                [text if isinstance(text, bytes) else str(text).encode() for text in value.ravel()], dtype=object
+            ).reshape(value.shape)
         if value.dtype.kind in "biufSO":
             arrays[name] = value
     return arrays

@@ -12,7 +12,7 @@ import numpy as np
 from keras_cv_lectures.data.labels import IGNORE
 from keras_cv_lectures.data.source import Source
 from keras_cv_lectures.errors import DataError
-from keras_cv_lectures.text import tokenize
+from keras_cv_lectures.text import as_text, tokenize
 
 _NAMED = 5  # Files that a warning names before it goes on to count.
 _CLASSES = 20  # Up to so many classes are all shown.
@@ -133,7 +133,7 @@ class Survey:
         if "captions" in example:
             self.captions.append(len(example["captions"]))
             for caption in example["captions"]:
-                words = tokenize(str(caption))
+                words = tokenize(as_text(caption))
                 self.lengths.append(len(words))
                 self.words.update(words)
 

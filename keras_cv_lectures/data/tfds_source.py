@@ -117,10 +117,11 @@ class _Fields(NamedTuple):
     mask: str | None
     objects: str | None
     captions: str | None
-    box: str | None  # Inside of `objects`, as are the next three; None where it is a sequence of nothing but boxes.
+    box: str | None  # Inside of `objects`, as are the next four; None where it is a sequence of nothing but boxes.
     label: str | None
     crowd: str | None
     difficult: str | None
+    area: str | None
     sentence: str | None  # Inside of `captions`; None where it is a sentence or a sequence of them.
 
 
@@ -223,6 +224,9 @@ class _Examples:
             for key, name in (("crowd", fields.crowd), ("difficult", fields.difficult))
             if name
         }
+        if fields.area:
+            areas = np.asarray(value[fields.area], np.float32).reshape(-1)
+            marks["area"] = np.where(areas >= 0, areas, np.float32("nan"))
         if any(len(rows) != len(boxes) for rows in (ids, *marks.values())):
             raise DataError(f"{where}, {fields.objects}: {len(boxes)} boxes have {len(ids)} labels. Prepare it again.")
         unknown = sorted({i for i in ids.tolist() if not 0 <= i < len(names)})
@@ -291,10 +295,10 @@ def _fields(builder: Any, asked: Mapping[str, str]) -> _Fields:
             "Name them with image=, mask=, objects= or captions=, or read the data set with a reader of your own "
             "(docs/own_reader.md)."
         )
-    inside = boxes[chosen["objects"]] if chosen["objects"] else (None,) * 4
+    inside = boxes[chosen["objects"]] if chosen["objects"] else (None,) * 5
     return _Fields(
         **chosen,
-        **dict(zip(("box", "label", "crowd", "difficult"), inside, strict=True)),
+        **dict(zip(("box", "label", "crowd", "difficult", "area"), inside, strict=True)),
         sentence=texts.get(chosen["captions"]) or None,
     )
 
@@ -305,17 +309,19 @@ def _is_picture(feature: Any, kinds: Any) -> bool:
 
 
 def _boxes_in(feature: Any, kinds: Any) -> tuple[str | None, ...] | None:
-    """Names of boxes, labels, marks of crowds and of difficult objects in a sequence; None where it holds no boxes."""
+    """Names of boxes, labels, marks of crowds and difficult objects, and areas in a sequence; None without boxes."""
     inner = getattr(feature, "feature", None) if isinstance(feature, kinds.Sequence) else None
     if isinstance(inner, kinds.BBoxFeature):
-        return (None,) * 4
+        return (None,) * 5
     if not isinstance(inner, kinds.FeaturesDict):
         return None
     box = [name for name in inner if isinstance(inner[name], kinds.BBoxFeature)]
     label = [name for name in inner if isinstance(inner[name], kinds.ClassLabel)]
     label = [name for name in label if name in ("label", "category", "class")] or label
     marks = [next((name for name in names if name in inner), None) for names in (_CROWDS, _DIFFICULT)]
-    return (box[0], next(iter(label), None), *marks) if box else None
+    numbers = (name for name in inner if inner[name].shape == () and np.dtype(inner[name].np_dtype).kind in "iuf")
+    area = "area" if "area" in numbers else None
+    return (box[0], next(iter(label), None), *marks, area) if box else None
 
 
 def _texts_in(feature: Any, kinds: Any) -> str | None:

@@ -92,9 +92,9 @@ def listed_pairs(name: str, list_file: Path, images: Path, masks: Path, *, label
         DataError: as `listed_names`.
     """
     names = listed_names(list_file, images)
-    pairs, problems = [], []
+    pairs, problems, listed = [], [], {}
     for each in dict.fromkeys(names):
-        image, mask = with_suffix(images / each), masks / f"{each}.png"
+        image, mask = with_suffix(images / each, listed), masks / f"{each}.png"
         problems += [
             f"{path} is missing, though {list_file} names it. Add the file or remove the line."
             for path in (image, mask)
@@ -149,7 +149,19 @@ def find_below(folder: str | Path, parts: Sequence[str | Path]) -> Path | None:
     return None
 
 
-def with_suffix(stem: Path) -> Path:
-    """The picture file of this name and any extension; with the first extension where there is none."""
+def with_suffix(stem: Path, listed: dict[Path, dict[str, Path]] | None = None) -> Path:
+    """The picture file of this name and any extension; with the first extension where there is none.
+
+    Args:
+        listed: folder -> name without extension -> picture, of folders that were looked through. Extensions in capitals
+            are found so; pass one dict for many names, so that a folder is listed once.
+    """
     candidates = [stem.with_name(stem.name + suffix) for suffix in IMAGE_SUFFIXES]
-    return next((path for path in candidates if path.is_file()), candidates[0])
+    found = next((path for path in candidates if path.is_file()), None)
+    if found:
+        return found
+    listed, folder = {} if listed is None else listed, stem.parent
+    if folder not in listed:
+        files = sorted(folder.iterdir(), reverse=True) if folder.is_dir() else ()
+        listed[folder] = {p.stem: p for p in files if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()}
+    return listed[folder].get(stem.name, candidates[0])

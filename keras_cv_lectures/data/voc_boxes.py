@@ -107,6 +107,7 @@ def boxes_listing(
     _, annotations, images, lists = folders
     present = sorted((path.stem for path in visible(annotations.glob("*.xml"))), key=natural)
     problems, warnings, rows = [], [], []
+    listed: dict[Path, dict[str, Path]] = {}
     names = present if split is None else list(dict.fromkeys(listed_names(list_of_split(lists, split), images)))
     if not complete and split is not None:
         names, bare = _with_file(names, present)
@@ -140,7 +141,7 @@ def boxes_listing(
                 "the class in a file labels=FILE."
             )
         try:
-            image = _picture_of(images, stem, file.filename, xml)
+            image = _picture_of(images, stem, file.filename, xml, listed)
         except DataError as error:
             problems.append(str(error))
             continue
@@ -276,9 +277,9 @@ def _with_file(names: Sequence[str], present: Sequence[str]) -> tuple[list[str],
     return [name for name in names if name in there], [name for name in names if name not in there]
 
 
-def _picture_of(images: Path, name: str, filename: str, xml: Path) -> Path:
-    """The picture called like the XML file; otherwise the one that the file names."""
-    image = with_suffix(images / name)
+def _picture_of(images: Path, name: str, filename: str, xml: Path, listed: dict[Path, dict[str, Path]]) -> Path:
+    """The picture called like the XML file; otherwise the one that the file names. `listed` as of `with_suffix`."""
+    image = with_suffix(images / name, listed)
     if image.is_file():
         return image
     if filename.strip():

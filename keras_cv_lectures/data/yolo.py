@@ -32,6 +32,14 @@ _CLASS_FILES = ("classes.txt", "obj.names", "labels/classes.txt")
 # Programs round fractions, and boxes at the edge reach a little beyond 1.
 _SLACK = 0.01
 _MAX_CLASSES = 65536
+# A name as YAML writes it: in quotes, or plain, up to a comment; inside of brackets up to a comma, too. Names in double
+# quotes that hold a backslash are refused.
+_QUOTED = r"""'(?:[^'\n]|'')*'|"[^"\\\n]*\""""
+_NUMBER = r"(?:\d+\s*:\s*)?"
+_PLAIN = r"""(?!-\s)[^\s'"\[\]{},#&*!|>%@`]"""
+_FLOW_ITEM = re.compile(rf"{_NUMBER}(?:{_QUOTED}|{_PLAIN}(?:[^,\[\]{{}}\n#]|(?<=\S)#)*)")
+_BLOCK_LINE = re.compile(rf"\s*(?:-\s*)?({_NUMBER}(?:{_QUOTED}|{_PLAIN}(?:[^#]|(?<=\S)#)*))\s*(?:#.*)?")
+_GAP = re.compile(r"(?:\s|#[^\n]*)*")
 
 
 def yolo_source(
@@ -45,7 +53,8 @@ def yolo_source(
     """Pictures with YOLO's text files: boxes, and instance masks where the files hold outlines.
 
     `images/train/NAME.jpg` goes with `labels/train/NAME.txt`; so do `train/images` and `train/labels`, `images` and
-    `labels` without splits, and text files beside the pictures. A picture without a text file has no objects.
+    `labels` without splits, and text files beside the pictures, where texts of other kinds are passed over. A picture
+    without a text file has no objects.
 
     Args:
         folder: the folder of one of these layouts.
@@ -57,7 +66,8 @@ def yolo_source(
         channels: 3 for RGB, 1 for grey.
 
     Raises:
-        DataError: the layout is none of these, a text file has no picture, or a line is not of this form.
+        DataError: the layout is none of these, a text file has no picture, a line is not of this form, or a `.yaml`
+            file says that the data have keypoints.
     """
     return object_source(yolo_objects(folder, split, classes=classes, masks=masks).check(), channels=channels)
 
@@ -68,13 +78,14 @@ def yolo_objects(
     """What `yolo_source` reads, with all problems.
 
     Raises:
-        DataError: the layout is unknown or has no such split, or the class names cannot be read.
+        DataError: the layout is unknown or has no such split, the class names cannot be read, or there are keypoints.
     """
     folder = Path(folder)
     found = _layouts(folder)
     if split not in found:
         there = ", ".join(name for name in found if name) or "no split: the pictures lie in one folder"
         raise DataError(f"{folder} has no split {split!r}; there is {there}. Choose another, or add the folders.")
+    _refuse_keypoints(folder)
     classes = classes or _class_names(folder)
     images, labels = found[split]
     pictures = pictures_below(images)
@@ -84,11 +95,16 @@ def yolo_objects(
         if len(paths) > 1
     ]
     texts = _text_files(labels)
+    alone = sorted(set(texts) - set(pictures), key=natural)
+    # Darknet's lists of pictures and texts for people lie beside the pictures, too.
+    prose = [key for key in alone if images == labels and "/" not in key and _is_prose(texts[key])]
     problems += [
         f"{texts[key]} has no picture in {images}. Add the picture or remove the text file."
-        for key in sorted(set(texts) - set(pictures), key=natural)
+        for key in alone
+        if key not in prose
     ]
-    rows, unlabelled, warnings = [], [], []
+    rows, unlabelled = [], []
+    warnings = [f"{texts[key]} has no picture and holds no objects; it is passed over." for key in prose]
     for key in sorted(pictures, key=natural):
         entries: list[_Entry] = []
         if key in texts:
@@ -156,7 +172,8 @@ def yolo_splits(folder: str | Path) -> tuple[str | None, ...]:
 def has_yolo_labels(folder: Path) -> bool:
     """Whether a text file below `labels` has a picture of its name below `images`."""
     stems = (text.relative_to(folder / "labels").with_suffix("") for text in folder.glob("labels/**/*.txt"))
-    return any(with_suffix(folder / "images" / stem).is_file() for stem in stems)
+    listed: dict[Path, dict[str, Path]] = {}
+    return any(with_suffix(folder / "images" / stem, listed).is_file() for stem in stems)
 
 
 class _Entry(NamedTuple):
@@ -241,10 +258,35 @@ def _read(path: Path, count: int) -> tuple[list[_Entry], list[str]]:
     return entries, problems
 
 
+def _yaml_files(folder: Path) -> list[Path]:
+    """data.yaml first."""
+    found = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in (".yaml", ".yml")]
+    return sorted(found, key=lambda path: path.stem != "data")
+
+
+def _refuse_keypoints(folder: Path) -> None:
+    """Lines of a box and points without visibility have as many numbers as outlines."""
+    for path in _yaml_files(folder):
+        try:
+            text = read_text(path, repair="")
+        except DataError:  # Said where names are read from it.
+            continue
+        if re.search(r"^kpt_shape[ \t]*:", text, re.M):
+            raise DataError(
+                f"{path} describes keypoints (kpt_shape), which are not read from YOLO's text files. Export the data "
+                "as COCO JSON (keypoints)."
+            )
+
+
+def _is_prose(path: Path) -> bool:
+    """Whether a text file holds something, but no object."""
+    entries, problems = _read(path, _MAX_CLASSES)
+    return bool(problems) and not entries
+
+
 def _class_names(folder: Path) -> tuple[str, ...] | None:
     """Class names of a file in the folder, None where there is none."""
-    yaml_files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in (".yaml", ".yml")]
-    for path in sorted(yaml_files, key=lambda path: path.stem != "data"):
+    for path in _yaml_files(folder):
         names = read_yaml_names(path)
         if names:
             return names
@@ -265,26 +307,55 @@ def read_yaml_names(path: Path) -> tuple[str, ...] | None:
     if head is None:
         return None
     rest = text[head.end() :]
-    inline = re.match(r"[\[{]([^\]}]*)[\]}]", rest)
-    if inline:
-        items = re.findall(r"""(?:\d+\s*:\s*)?(?:'[^'\n]*'|"[^"\n]*"|[^,\s][^,\n]*)""", re.sub(r"\s#.*", "", inline[1]))
-    else:
-        items = []
-        for line in rest.split("\n")[1:]:
-            line = re.sub(r"(^|\s)#.*$", "", line.rstrip("\r"))
-            if line.strip() and not re.match(r"\s|-", line):
-                break
-            items += [line.strip()] if line.strip() else []
-        items = [item.removeprefix("-").strip() for item in items]
+    items = _flow_items(rest) if rest[:1] in ("[", "{") else _block_items(rest.split("\n")[1:])
     pairs = [re.fullmatch(r"0*(\d+)\s*:\s*(.*)", item.strip()) for item in items]
     if items and all(pairs):
         # Numbers as texts: Python does not convert one of thousands of digits.
         named = {pair[1]: pair[2] for pair in pairs}
         items = [named.get(str(index), "") for index in range(len(named))]
-    names = tuple(item.strip().strip("'\"").strip() for item in items)
+    names = tuple(_unquoted(item.strip()).strip() for item in items)
     if not names or not all(names):
         raise DataError(
             f"{path}: `names` must be a list of class names, or numbers from 0 without gaps with a name each. Correct "
             "it, or give the names in a file labels=FILE."
         )
     return names
+
+
+def _flow_items(text: str) -> list[str]:
+    """The items of `[a, b]` or `{0: a, 1: b}` at the start of a text, quotes kept; [] where it is no such list."""
+    close, at, items = "]" if text[0] == "[" else "}", 1, []
+    while True:
+        at = _GAP.match(text, at).end()
+        if text[at : at + 1] == close:
+            return items
+        item = _FLOW_ITEM.match(text, at)
+        if item is None:
+            return []
+        items.append(item[0])
+        at = _GAP.match(text, item.end()).end()
+        if text[at : at + 1] not in (",", close):
+            return []
+        at += text[at] == ","
+
+
+def _block_items(lines: Sequence[str]) -> list[str]:
+    """The items of lines `- a` or `0: a`, quotes kept; [] where a line is none."""
+    items = []
+    for line in (line.rstrip("\r") for line in lines):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        if not re.match(r"\s|-(?!--)", line):
+            break
+        item = _BLOCK_LINE.fullmatch(line)
+        if item is None or not re.match(r"\s*(-|\d+\s*:)", line):
+            return []
+        items.append(item[1])
+    return items
+
+
+def _unquoted(item: str) -> str:
+    """A name without its quotes; "" where it is no name."""
+    if re.fullmatch(_QUOTED, item):
+        return item[1:-1].replace("''", "'") if item[0] == "'" else item[1:-1]
+    return item if re.match(_PLAIN, item) else ""

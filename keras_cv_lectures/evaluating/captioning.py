@@ -20,7 +20,7 @@ from keras_cv_lectures.metrics.constant_caption import best_constant
 from keras_cv_lectures.metrics.grounding import attention_inside, pointing_hits
 from keras_cv_lectures.predicting import CaptionResult, as_runner, predict
 from keras_cv_lectures.runners import Runner
-from keras_cv_lectures.text import Vocabulary, tokenize
+from keras_cv_lectures.text import Vocabulary, as_text, tokenize
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,7 @@ def evaluate_captioning(
     references: list[list[list[str]]] = []
     grounding = _Grounding()
     for example, result in _described(runner, source, batch_size, classes):
-        words = [tokenize(str(text)) for text in example["captions"]]
+        words = [tokenize(as_text(text)) for text in example["captions"]]
         if not any(words):
             raise DataError(f"{source.name}: {source.ids[len(said)]} has no caption to compare with. Leave it out.")
         said.append(result.words)
@@ -143,7 +143,7 @@ def best_constant_caption(source: Source, *, candidates: Iterable[str] | None = 
     else:
         _check_source(source)
         texts = [example.get("captions", ()) for example in source]
-    return _best_constant([[tokenize(str(text)) for text in each] for each in texts], candidates)
+    return _best_constant([[tokenize(as_text(text)) for text in each] for each in texts], candidates)
 
 
 def caption_headlines(scores: Mapping[str, Any]) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def build_card(
         model: the model that was exported.
         batch_shape: (1, H, W, C) of the picture that latency and GFLOPs are measured with.
         metrics: measured quality by name, for instance {"mean IoU": 0.61}.
-        reference: the paper; by default the model's own docstring has it.
+        reference: the paper; None leaves it to `update_card`.
         runnable: what is timed while the file has not reached its place: a `.tflite` file, with 1 and with 2 threads,
             or the runner of a SavedModel, with the threads of this process; None measures no latency.
         open_size: the file takes pictures of any size; the card then says None for height and width.
@@ -108,7 +109,7 @@ def build_card(
         "operators": result.operators,
         "max_difference": result.max_difference,
         "label_agreement": result.label_agreement,
-        "metrics": dict(metrics or {}),
+        "metrics": plain_metrics(metrics),
         "metrics_data": None,
         "reference": reference,
         "machine": machine(),
@@ -116,6 +117,26 @@ def build_card(
         "program": program,
         **task,
     }
+
+
+def plain_metrics(metrics: Mapping[str, Any] | None) -> dict[str, float]:
+    """Metrics as Python's numbers, which JSON knows.
+
+    Raises:
+        ModelError: one is no number.
+    """
+    plain = {}
+    for name, value in (metrics or {}).items():
+        try:
+            if isinstance(value, str | bytes):
+                raise TypeError
+            plain[str(name)] = float(value)
+        except (TypeError, ValueError) as error:
+            raise ModelError(
+                f"`metrics` must be numbers by name. Received for {name!r}: {value!r} ({type(value).__name__}). Pass "
+                "one number for each."
+            ) from error
+    return plain
 
 
 def _misses_border(model: keras.Model, window: tuple[int, int], answer: tuple[int, ...]) -> bool:
@@ -212,13 +233,13 @@ def update_card(
         The new card.
 
     Raises:
-        ModelError: there is no card beside the file.
+        ModelError: there is no card beside the file, or a metric is no number.
     """
     json_path = metadata_path(Path(path))
     if not json_path.exists():
         raise ModelError(f"{path} has no model card {json_path.name}. Export the model again.")
     card = json.loads(json_path.read_text(encoding="utf-8"))
-    card["metrics"] = {**card.get("metrics", {}), **(metrics or {})}
+    card["metrics"] = {**card.get("metrics", {}), **plain_metrics(metrics)}
     card["metrics_data"] = data or card.get("metrics_data")
     card["reference"] = reference or card.get("reference")
     markdown = json_path.parent / "MODEL_CARD.md" if Path(path).is_dir() else json_path.with_suffix(".md")

@@ -15,11 +15,12 @@ import tensorflow as tf
 
 from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.exporting.captioner import captioner_in_float32, check_vocabulary
-from keras_cv_lectures.exporting.card import build_card, write_card
+from keras_cv_lectures.exporting.card import build_card, plain_metrics, write_card
 from keras_cv_lectures.exporting.detector_files import with_labels
-from keras_cv_lectures.exporting.result import ExportResult, compare, facts, folder_size, is_captioner
+from keras_cv_lectures.exporting.result import ExportResult, compare, facts, folder_size, is_captioner, is_detector
 from keras_cv_lectures.exporting.rewrite import folded, in_float32
 from keras_cv_lectures.files import atomic_path
+from keras_cv_lectures.geometry.receptive import fit_size, output_size, receptive_field
 from keras_cv_lectures.language import Captioner
 from keras_cv_lectures.metadata import CARD_FILE, Metadata
 from keras_cv_lectures.runners import SIGNATURE, load_runner
@@ -49,6 +50,7 @@ def export_saved_model(
     (`model_card.json`, `MODEL_CARD.md`) lies inside.
 
     Args:
+        model: of pictures (B, H, W, C), as the builders make it.
         path: folder to write; an older one is replaced only when the new one is complete.
         input_shape: (height, width) or (height, width, channels) to fix the picture size; None keeps the model's own,
             which may be any.
@@ -60,10 +62,11 @@ def export_saved_model(
             the memory, loads in a fraction of the time and runs a little slower.
 
     Raises:
-        ModelError: the outputs differ from the model's by more than 1e-4, a detector finds other objects, or the disk
-            is full. Nothing is left then.
+        ModelError: a metric is no number, the outputs differ from the model's by more than 1e-4, a detector finds other
+            objects, no picture size was found that a network of open size takes, or the disk is full. Nothing is left
+            then.
     """
-    path, metadata = Path(path), metadata or Metadata()
+    path, metadata, metrics = Path(path), metadata or Metadata(), plain_metrics(metrics)
     if isinstance(model, Captioner):
         check_vocabulary(model, metadata)
         model = captioner_in_float32(model)
@@ -72,7 +75,7 @@ def export_saved_model(
     shape = picture_shape(model, input_shape)
     with writing(path) as target:
         write_serving_graph(model, target, (None, *shape), constant_weights=constant_weights)
-        sample = random_picture(shape)
+        sample = random_picture(shape, sample_size(model, shape))
         runner = load_runner(target) if verify else None
         comparison = compare(model, runner, [sample]) if runner else None
         if comparison:
@@ -149,6 +152,29 @@ def picture_shape(model: keras.Model, input_shape: tuple[int, ...] | None) -> tu
     if any(o not in (None, s) for o, s in zip(own[1:], shape, strict=True)):
         raise ModelError(f"`input_shape` {shape} does not fit {model.name}, which was built for {own[1:]}.")
     return shape
+
+
+def sample_size(
+    model: keras.Model, shape: tuple[int | None, ...], default: tuple[int, int] = (96, 128)
+) -> tuple[int, int]:
+    """(height, width) of a picture that `model` can be tried with where `shape` (H, W, C) leaves its size open.
+
+    A network of valid convolutions gets a larger one than `default`, of a size that it takes.
+
+    Raises:
+        ModelError: no size was found.
+    """
+    size = tuple(s or d for s, d in zip(shape[:2], default, strict=True))
+    graph = isinstance(model, keras.Function | keras.Sequential)
+    if None not in shape[:2] or not graph or (isinstance(model.output, dict) and is_detector(model.output)):
+        return size
+    if output_size(model, size) is not None:
+        return size
+    field = receptive_field(model)
+    try:
+        return fit_size(model, tuple(s + lost for s, lost in zip(size, field.lost, strict=True)), field)
+    except ModelError as error:
+        raise ModelError(f"{error} Pass input_shape=(height, width) to fix the size of the pictures.") from error
 
 
 def random_picture(shape: tuple[int | None, ...], default: tuple[int, int] = (96, 128)) -> np.ndarray:

@@ -25,7 +25,7 @@ from keras_cv_lectures.exporting.captioner import (
     check_vocabulary,
     write_decoder_graphs,
 )
-from keras_cv_lectures.exporting.card import build_card, write_card
+from keras_cv_lectures.exporting.card import build_card, plain_metrics, write_card
 from keras_cv_lectures.exporting.detector_files import PROGRAM_SUFFIX, labels_file, with_labels
 from keras_cv_lectures.exporting.join import in_sequence
 from keras_cv_lectures.exporting.quantize import quantize, quantize_networks, values_in_eight_bits
@@ -35,6 +35,7 @@ from keras_cv_lectures.exporting.rewrite import for_export, in_float32
 from keras_cv_lectures.exporting.saved_model import (
     picture_shape,
     random_picture,
+    sample_size,
     scratch_folder,
     write_serving_graph,
     writing,
@@ -80,6 +81,7 @@ def export_tflite(
     said last, to `log_probabilities` (1, K, V), the next state and `attention` (1, K, L). K is the model's `beam_size`.
 
     Args:
+        model: of pictures (B, H, W, C), as the builders make it.
         path: file to write, ending in `.tflite`; an older one is replaced only when the new one has passed.
         precision: "float32"; "float16" (weights in half the space, computed in float32 on a CPU); "int8" (weights,
             one scale per channel, and activations in 8 bits; softmax and sigmoid in float32; of a detector the networks
@@ -108,7 +110,7 @@ def export_tflite(
         raise ModelError(f"`path` must end in .tflite. Received: {path}")
     if precision not in PRECISIONS:
         raise ModelError(f"`precision` must be one of {PRECISIONS}. Received: precision={precision!r}")
-    metadata = metadata or Metadata()
+    metadata, metrics = metadata or Metadata(), plain_metrics(metrics)
     captioner = isinstance(model, Captioner)
     if captioner:
         check_vocabulary(model, metadata)
@@ -126,6 +128,10 @@ def export_tflite(
             "input_shape=(height, width) instead of dynamic=True; pictures of other shapes are scaled to fit into it."
         )
     examples = _examples(representative, shape, precision)
+    samples = examples[:_COMPARED] or [random_picture(shape, sample_size(reference, shape))]
+    if dynamic:
+        size = sample_size(reference, (None, None, shape[2]), (160, 96))
+        samples = samples + [random_picture((None, None, shape[2]), size)]
     graph_shape = (1, None, None, shape[2]) if dynamic else (1, *shape)
 
     metadata = with_labels(metadata, reference)
@@ -138,9 +144,6 @@ def export_tflite(
             content = _convert(for_export(reference), graph_shape, precision, examples, target.parent)
         target.write_bytes(content)
         found = check_operators(target)
-        samples = examples[:_COMPARED] or [random_picture(shape)]
-        if dynamic:
-            samples = samples + [random_picture((None, None, shape[2]), (160, 96))]
         comparison = compare(reference, load_runner(target), samples) if verify else None
         if comparison and precision == "float32":
             comparison.require_equal(path)

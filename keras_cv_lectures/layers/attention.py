@@ -149,8 +149,8 @@ class HardAttention(SoftAttention):
     """Stochastic attention: the context is the annotation at one place, drawn with the weights as probabilities.
 
     Input and output as `SoftAttention`; the returned weights are the probabilities. A place that is drawn has no
-    derivative: the gradient with respect to the weights comes from REINFORCE, see `losses.reinforce_attention`, which
-    needs the draw itself: `sample(weights)` gives it.
+    derivative: the gradient with respect to the weights comes from REINFORCE, see
+    `losses.captions.reinforce_attention`, which needs the draw itself: `sample(weights)` gives it.
 
     Differs from the paper: none. Outside training the context is the expected one, as in the paper's code; "argmax"
     takes the likeliest place instead, "sample" draws there as well.

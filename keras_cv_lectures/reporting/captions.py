@@ -13,6 +13,7 @@ from keras_cv_lectures.predicting import predict
 from keras_cv_lectures.reporting.pictures import shown_image
 from keras_cv_lectures.reporting.runs import without_nan
 from keras_cv_lectures.runners import Runner
+from keras_cv_lectures.text import as_text
 from keras_cv_lectures.visualize import CaptionPicture
 
 _SHOWN = 4
@@ -62,7 +63,7 @@ def caption_examples(
             name=source.ids[index],
             image=shown_image(found["image"]),
             words=result.words,
-            references=[str(text) for text in found["captions"]],
+            references=[as_text(text) for text in found["captions"]],
             attention=result.attention,
             log_probability=result.log_probability,
             scores={"CIDEr-D": float(cider[index]), "ROUGE-L": float(rouge[index])},

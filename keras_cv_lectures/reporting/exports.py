@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from keras_cv_lectures.evaluating import (
     headline_scores,
 )
 from keras_cv_lectures.exporting import export_saved_model, export_tflite, update_card
+from keras_cv_lectures.exporting.detector_files import with_labels
 from keras_cv_lectures.exporting.tflite import MIN_EXAMPLES as MIN_CALIBRATION
 from keras_cv_lectures.files import write_json
 from keras_cv_lectures.geometry.tiles import cut_window
@@ -31,6 +33,8 @@ from keras_cv_lectures.reporting.runs import harmless_spec, read_json, run_of, v
 from keras_cv_lectures.runners import load_keras_model, load_runner
 from keras_cv_lectures.systems import SYSTEMS
 from keras_cv_lectures.visualize.sections import FILE_SCORES
+
+_log = logging.getLogger(__name__)
 
 _CALIBRATION = 200
 _Pair = tuple[int, int]
@@ -67,8 +71,9 @@ def export_run(
         What was measured, for a person to read; "file" is the path, "report" the run's page or None.
 
     Raises:
-        ModelError, DataError: the settings exclude each other, the pictures are missing or too few, or the exporter
-            refuses. A failure to open the data that the file is only to be scored on is logged instead.
+        ModelError, DataError: the settings exclude each other, the pictures of `spec` are missing or too few, or the
+            exporter refuses. A failure to open the run's own data to score the file on is logged instead, as it is
+            where `spec` can be calibrated with but has no validation split.
     """
     if path.suffix == ".tflite" or (path / "saved_model.pb").exists():
         raise ModelError(f"{path} is an export already. Export from the run folder or the `.keras` file.")
@@ -106,6 +111,7 @@ def export_run(
         source, indices = _calibration_data(spec, run, metadata)
         read = _picture_reader(source, model.input_shape, None if in_windows else size, window, margin, detector)
         pictures = (read(index) for index in indices)
+    scored = _scoring_data(spec, run, with_labels(metadata, model), needed=pictures is None)
     out.mkdir(parents=True, exist_ok=True)
     name = metadata.system or path.stem
     if file_format == "saved_model":
@@ -126,7 +132,7 @@ def export_run(
             dynamic=dynamic,
             metadata=metadata,
         )
-    scores, scored_on = _score_file(result.path, spec, run, progress)
+    scores, scored_on = _score_file(result.path, scored, progress)
     card = update_card(
         result.path, metrics=scores, data=scored_on, reference=recipe.reference.paper if recipe else None
     )
@@ -222,14 +228,30 @@ def _picture_reader(
     return read
 
 
-def _score_file(path: Path, spec: str | None, run, progress) -> tuple[dict[str, float], str | None]:
+def _scoring_data(spec: str | None, run: Mapping[str, Any], metadata: Metadata, *, needed: bool) -> Source | None:
+    """The pictures to score the file on, None where there are none.
+
+    Raises:
+        DataError: those of `spec` cannot be opened and are `needed`; otherwise that is logged.
+    """
+    if not spec:
+        return validation_source(run)
+    try:
+        return open_source(spec, split="val", like=_named(metadata))
+    except DataError as error:
+        if needed:
+            raise
+        _log.info("the file is not scored, because the validation data cannot be opened: %s", error)
+        return None
+
+
+def _score_file(path: Path, source: Source | None, progress) -> tuple[dict[str, float], str | None]:
     """What the exported file reaches on the validation data, and the data's name; empty and None without any.
 
     Mean IoU and pixel accuracy, of a detector the average precisions of `headline_scores`, of a captioner the scores of
     `caption_headlines`.
     """
     metadata = read_metadata(path)
-    source = open_source(spec, split="val", like=_named(metadata)) if spec else validation_source(run)
     recipe = SYSTEMS.get(metadata.system)
     if source is None or recipe is None:
         return {}, None

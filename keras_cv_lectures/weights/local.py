@@ -31,6 +31,7 @@ def load_weights(
     A file may differ in its head: layers whose number of classes differs keep their values, and a warning names them.
 
     Args:
+        model: a built network, whose weights are replaced.
         path: a `.keras`, `.weights.h5`, `.pth`, `.pt`, `.safetensors` or `.caffemodel` file, for a captioner also
             `.npz` (see `load_caption_weights`), or the name of published weights, such as "torchvision/coco-voc", which
             are downloaded once.

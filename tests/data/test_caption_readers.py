@@ -272,6 +272,8 @@ WANTED = {"a": ["A dog, running.", "Dog"], "b": ["A cat"]}
         'a.png|0|A dog, running.\na.png|1|"Dog"\nb.png|0|A cat\n',
         'caption,id,file\n"A dog,\n running.",1,a.png\nDog,2,a.png\nA cat,3,b.png\n',
         "what;which\na.png;A dog, running.\na.png;Dog\nb.png;A cat\n",
+        'Img-File,caption_text,split\na.png,"A dog, running.",train\na.png,Dog,val\nb.png,A cat,val\n',
+        'image,caption_1,caption 2,split\na.png,"A dog, running.",Dog,val\nb.png,A cat,,val\n',
     ],
 )
 def test_tables_of_any_form(tmp_path, text):
@@ -328,6 +330,11 @@ def test_rows_that_cannot_be_used(tmp_path):
         ("", "is empty. Write a picture and its caption in each line"),
         ("just words\nand more\n", "is no table of pictures and captions"),
         ("image,caption\n", "has no usable row. Expected"),
+        (
+            "what,which,part\na.png,A dog,val\n",
+            "line 1: which of the columns what, which, part hold .* Name them image",
+        ),
+        ("image,said,part\na.png,A dog,val\n", "line 1: which of the columns image, said, part hold"),
         ("image,caption\nz.png,A zebra\n", "has no usable row; the first is left out because .*z.png does not exist"),
     ],
 )

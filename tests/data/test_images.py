@@ -1,3 +1,6 @@
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -50,6 +53,32 @@ def test_jpeg_is_close_and_turned_as_exif_says(tmp_path):
     assert image.shape == (32, 16, 3)
     assert image[:12].max() < 10
     assert image[20:].min() > 245
+
+
+def png_of_few_bits(bits, values):
+    """One row of grey, which Pillow does not write in 2 or 4 bits."""
+    row = int("".join(f"{value:0{bits}b}" for value in values), 2).to_bytes(len(values) * bits // 8, "big")
+    header = struct.pack(">IIBBBBB", len(values), 1, bits, 0, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"\0" + row)), (b"IEND", b""))
+    parts = (struct.pack(">I", len(c)) + name + c + struct.pack(">I", zlib.crc32(name + c)) for name, c in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize(
+    ("content", "values", "largest"),
+    [
+        (png_of_few_bits(2, [0, 1, 2, 3]), [0, 1, 2, 3], 3),
+        (png_of_few_bits(4, [0, 1, 9, 15]), [0, 1, 9, 15], 15),
+        (png_of_few_bits(8, [0, 1, 2, 85]), [0, 1, 2, 85], 255),
+        (b"P5 4 1 20\n" + bytes([0, 1, 19, 20]), [0, 1, 19, 20], 20),
+        (b"P5 4 1 255\n" + bytes([0, 1, 19, 20]), [0, 1, 19, 20], 255),
+    ],
+)
+def test_masks_of_few_bits_hold_the_values_of_the_file(content, values, largest):
+    """Pictures are as bright as their largest possible value says."""
+    assert read_mask("a", content=content).tolist() == [values]
+    shades = [round(value * 255 / largest) for value in values]
+    assert abs(read_image("a", 1, content=content)[0, :, 0].astype(int) - shades).max() <= 1
 
 
 def test_16_bit_grey_is_divided_by_257_whatever_the_content(tmp_path):

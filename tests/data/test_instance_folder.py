@@ -70,6 +70,22 @@ def test_coloured_label_pictures_and_void(tmp_path):
     spec = f"instances:{tmp_path}/images,{tmp_path}/masks"
     assert len(open_source(spec)[0]["boxes"]) == 2
     assert open_source(f"{spec},void=255")[0]["boxes"].tolist() == [[1, 1, 6, 4]]
+    # The same values, saved as RGB.
+    write(tmp_path / "masks" / "a.png", np.where(labels() == 300, 255, labels())[..., None].repeat(3, -1))
+    assert open_source(f"{spec},void=255")[0]["boxes"].tolist() == [[1, 1, 6, 4]]
+    write(tmp_path / "masks" / "a.png", colored)
+    with pytest.raises(DataError, match=r"a\.png is a coloured mask, but void=255 .* Drop void"):
+        open_source(f"{spec},void=255")[0]
+
+
+@pytest.mark.parametrize("mask", ["a.jpg", "a/1.JPEG"])
+def test_jpeg_masks_are_refused(tmp_path, mask):
+    picture(tmp_path / "images" / "a.png")
+    file = write(tmp_path / "masks" / mask, np.eye(H, W) * 255)
+    spec = f"instances:{tmp_path}/images,{tmp_path}/masks"
+    with pytest.raises(DataError, match="masks are stored as JPEG .* Save the masks as PNG"):
+        open_source(spec)
+    assert [str(file) in problem for problem in doctor(spec).problems] == [True]
 
 
 @pytest.mark.parametrize("layout", ["masks/{}", "science bowl"])

@@ -24,6 +24,7 @@ def scans(tmp_path, monkeypatch):
     Pictures of both splits have the same names.
     """
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
     (program,) = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
     (tmp_path / "scans.py").write_text(program)
     rng = np.random.default_rng(0)
@@ -75,7 +76,16 @@ def test_a_function_is_named_on_the_command_line(scans, capsys):
     assert main(["doctor", spec]) == 0
     assert "cell" in capsys.readouterr().out
     assert absolute_spec(f"{spec},split=val") == f"{spec},split=val"
-    assert sys.path == before
+    assert sys.path == [*before, str(scans)]
+
+
+def test_a_function_may_import_what_lies_beside_it(scans):
+    (scans / "lying_beside.py").write_text("LETTERS = 'val'\n")
+    lines = ["import scans", "def make():", "    import lying_beside", "    return scans.make(lying_beside.LETTERS)"]
+    (scans / "late.py").write_text("\n".join(lines))
+    assert len(open_source("python:late:make")) == 2
+    for name in ("late", "lying_beside"):
+        sys.modules.pop(name)
 
 
 def test_a_function_without_arguments_has_no_splits(scans):

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_cv_lectures.data import caption_texts
+from keras_cv_lectures.data.doctor import examine
 from keras_cv_lectures.data.source import Source, cached, data_error, to_dataset, wait_for_readers
 from keras_cv_lectures.errors import DataError
 
@@ -81,6 +83,21 @@ def test_dataset_gives_what_the_source_gives():
         assert example["image_id"].numpy().decode() == expected["image_id"]
     assert index == 5
     assert dataset.cardinality() == 6
+
+
+@pytest.mark.parametrize("as_given", [list, tuple, np.array, lambda texts: np.array(texts, dtype=object)])
+def test_captions_of_bytes_are_texts(as_given):
+    captions = as_given([b"a dog", "ein Häuschen".encode()])
+    source = make_source(read=lambda index: {"image": np.zeros((2, 2, 3), np.uint8), "captions": captions})
+    (example,) = to_dataset(source, shuffle=False, seed=0, epochs=1, examples_per_epoch=1)
+    assert [text.decode() for text in example["captions"].numpy()] == ["a dog", "ein Häuschen"]
+    assert list(caption_texts(source))[:2] == ["a dog", "ein Häuschen"]
+    assert examine([source], name="toy").splits[0].captions.words == 4
+    source = make_source(
+        read=lambda index: {"image": np.zeros((2, 2, 3), np.uint8), "captions": ["ä".encode("cp1252")]}
+    )
+    with pytest.raises(DataError, match="is no UTF-8 text. Give captions as str"):
+        list(caption_texts(source))
 
 
 def test_every_epoch_is_a_new_permutation():

@@ -41,14 +41,13 @@ def kinds():
     """Name -> features and a function that makes example `i`."""
     f = tfds.features
     image, marks = f.Image(), ("is_crowd", "is_difficult")
-    objects = f.Sequence(
-        {"bbox": f.BBoxFeature(), "label": f.ClassLabel(names=["cat", "dog"]), **dict.fromkeys(marks, np.bool_)}
-    )
+    inner = {"bbox": f.BBoxFeature(), "label": f.ClassLabel(names=["cat", "dog"]), **dict.fromkeys(marks, np.bool_)}
+    objects = f.Sequence({**inner, "area": np.int64})
 
     def rows(index):
         return [
-            {"bbox": box(*corners), "label": label, **dict(zip(marks, values, strict=True))}
-            for corners, label, *values in boxes(index)
+            {"bbox": box(*corners), "label": label, "area": 7 + i, **dict(zip(marks, values, strict=True))}
+            for i, (corners, label, *values) in enumerate(boxes(index))
         ]
 
     def one(index):
@@ -140,6 +139,7 @@ def test_boxes_become_absolute_corners(prepared):
         assert example["labels"].tolist() == [label for _, label, *_ in expected]
         assert example["crowd"].tolist() == [crowd for *_, crowd, _ in expected]
         assert example["difficult"].tolist() == [difficult for *_, difficult in expected]
+        assert example["area"].tolist() == [7 + i for i in range(number)]
     report = doctor(f"tfds:det,dir={prepared},split=train")
     assert report.splits[0].crowds == sum(crowd or difficult for i in range(TRAIN) for *_, crowd, difficult in boxes(i))
     assert example["boxes"].dtype == np.float32
@@ -213,7 +213,7 @@ def test_masks_and_objects_need_a_choice(prepared):
         for choice in ("mask=segmentation_mask", "objects=objects", "captions=caption")
     )
     assert set(masks) == {"image", "image_id", "mask"}
-    assert set(objects) == {"image", "image_id", "boxes", "labels", "crowd", "difficult"}
+    assert set(objects) == {"image", "image_id", "boxes", "labels", "crowd", "difficult", "area"}
     assert set(captions) == {"image", "image_id", "captions"}
     assert set(open_source(f"{spec},objects=objects,captions=caption")[0]) == set(objects) | {"captions"}
     with pytest.raises(DataError, match=r"mask=objects must be a feature for that: image, segmentation_mask\. The"):

@@ -32,6 +32,16 @@ def test_layout_is_found_at_and_below_the_folder(tmp_path, below):
     assert abs(example["image"].astype(int) - 60).max() <= 2
 
 
+def test_extensions_in_capitals(tmp_path):
+    make_voc(tmp_path, names=("a", "b", "c"))
+    for name in ("a", "b"):
+        (tmp_path / "JPEGImages" / f"{name}.jpg").rename(tmp_path / "JPEGImages" / f"{name}.JPG")
+    (tmp_path / "JPEGImages" / "b.TXT").write_text("")
+    (tmp_path / "ImageSets/Segmentation/train.txt").write_text("a\nb\nc\n")
+    files = [path.name for index in range(3) for path in voc_segmentation_source(tmp_path).files(index)[:1]]
+    assert files == ["a.JPG", "b.JPG", "c.jpg"]
+
+
 def test_voc2012_wins_and_other_years_must_be_named(tmp_path):
     make_voc(tmp_path / "VOCdevkit/VOC2007", names=("a", "b"))
     make_voc(tmp_path / "VOCdevkit/VOC2010", names=("c", "d"))

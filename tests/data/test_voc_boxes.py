@@ -141,6 +141,12 @@ def test_other_layouts(voc, tmp_path, folders):
     assert voc_boxes_source(tmp_path / "other").ids == ("b",)
 
 
+def test_extensions_in_capitals(voc):
+    picture = voc.root / "JPEGImages" / "a2.jpg"
+    picture.rename(picture.with_suffix(".JPG"))
+    assert voc_boxes_source(voc.root).files(1)[0] == picture.with_suffix(".JPG")
+
+
 def test_hidden_files_are_passed_over(voc, tmp_path):
     """macOS puts `._NAME`, which is no XML, beside each NAME on disks of other systems."""
     for name in ("Annotations/._a1.xml", "JPEGImages/._a1.jpg"):

@@ -73,6 +73,8 @@ def test_splits(tmp_path, layout):
 def test_folder_is_recognised_and_text_files_may_lie_beside_pictures(tmp_path):
     put(tmp_path / "a", "x", "0 0.5 0.5 1 1\n")
     assert open_source(str(tmp_path / "a")).ids == ("x",)
+    (tmp_path / "a" / "images" / "x.png").rename(tmp_path / "a" / "images" / "x.PNG")
+    assert open_source(str(tmp_path / "a")).ids == ("x",)
     put(tmp_path / "b", "x", "0 0.5 0.5 1 1\n", ".", ".")
     (tmp_path / "b" / "classes.txt").write_text("cell")
     assert open_source(f"yolo:{tmp_path / 'b'}").classes == ("cell",)
@@ -98,7 +100,39 @@ def test_names_in_yaml(tmp_path, text):
     assert read_yaml_names(tmp_path / "data.yaml") == ("cat", "big dog", "hen, black")
 
 
-@pytest.mark.parametrize("text", ["names: []\n", "names: 3\n", "names:\n  0: cat\n  2: dog\n", "names:\nnc: 3\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        """names: ['it''s', "a # b", 'a [x]', b#c, it's]""",
+        """names: {2: 'a [x]', 0: 'it''s', 1: "a # b", 3: b#c, 4: it's}  # {five}""",
+        """names:  # five\n- 'it''s'\n- "a # b" # c\n- 'a [x]'\n\n- b#c\n- it's\n---\nx: y""",
+        """names:\n  0: 'it''s'\n  1: "a # b"\n  2: 'a [x]' # it's\n  3: b#c\n  4: it's\n""",
+    ],
+)
+def test_names_with_quotes_brackets_and_numbers_signs(tmp_path, text):
+    (tmp_path / "data.yaml").write_text(text)
+    assert read_yaml_names(tmp_path / "data.yaml") == ("it's", "a # b", "a [x]", "b#c", "it's")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "names: []\n",
+        "names: 3\n",
+        "names:\n  0: cat\n  2: dog\n",
+        "names:\nnc: 3\n",
+        "names: [cat, dog\n",
+        "names: [cat, 'dog]\n",
+        "names: [big\n dog]\n",
+        "names: [cat, [dog]]\n",
+        r'names: [cat, "\x64og"]',
+        r"""names: {0: cat, 1: "a \"b\""}""",
+        "names:\n- cat\n- [dog]\n",
+        "names:\n- 'cat' s\n",
+        "names:\n  0: {cat}\n",
+        "names:\n  0: |\n   cat\n",
+    ],
+)
 def test_names_of_another_form_are_refused(tmp_path, text):
     (tmp_path / "data.yaml").write_text(text)
     with pytest.raises(DataError, match=r"data\.yaml: `names` must be"):
@@ -142,6 +176,29 @@ def test_faulty_lines_are_named(tmp_path, line, message):
     report = doctor(f"yolo:{tmp_path}")
     assert len(report.problems) == 1
     assert message in report.problems[0]
+
+
+def test_keypoints_are_refused(tmp_path):
+    """A box and two points have as many numbers as an outline of four points."""
+    put(tmp_path, "a", "0 0.5 0.5 0.4 0.4 0.4 0.4 0.6 0.6\n")
+    (tmp_path / "data.yaml").write_text("kpt_shape: [2, 2]\nnames: [cat]\n")
+    with pytest.raises(DataError, match=r"data\.yaml describes keypoints .* Export the data as COCO JSON"):
+        yolo_source(tmp_path)
+
+
+def test_darknets_lists_lie_beside_pictures(tmp_path):
+    put(tmp_path, "a", "0 0.5 0.5 1 1\n", ".", ".")
+    (tmp_path / "obj.names").write_text("cat\n")
+    (tmp_path / "train.txt").write_text("data/a.png\n")
+    (tmp_path / "README.txt").write_text("Pictures of cats.\n")
+    assert yolo_source(tmp_path).ids == ("a",)
+    report = doctor(f"yolo:{tmp_path}")
+    assert report.ok
+    assert sum("has no picture and holds no objects" in warning for warning in report.warnings) == 2
+    for text in ("", "0 0.5 0.5 1 1\n0\n"):
+        (tmp_path / "b.txt").write_text(text)
+        with pytest.raises(DataError, match=r"b\.txt has no picture in"):
+            yolo_source(tmp_path)
 
 
 def test_boxes_of_no_size_and_stray_files(tmp_path):

@@ -98,8 +98,7 @@ def test_an_exported_captioner_is_scored(source, runner, monkeypatch):
     monkeypatch.setitem(exports.SYSTEMS, "show_attend_tell", recipe_of())
     monkeypatch.setattr(exports, "read_metadata", lambda path: runner.metadata)
     monkeypatch.setattr(exports, "load_runner", lambda path: runner)
-    monkeypatch.setattr(exports, "validation_source", lambda run: source)
-    found, scored_on = exports._score_file("a.tflite", None, {}, None)
+    found, scored_on = exports._score_file("a.tflite", source, None)
     assert sorted(found) == ["bleu1", "bleu4", "cider", "exact_match", "rouge_l"]
     assert scored_on == source.name
     assert found["exact_match"] == 0.4

@@ -224,6 +224,7 @@ def test_an_exported_detector_is_scored(source, monkeypatch):
     monkeypatch.setitem(exports.SYSTEMS, "mask_rcnn", recipe)
     monkeypatch.setattr(exports, "read_metadata", lambda path: Metadata(system="mask_rcnn"))
     monkeypatch.setattr(exports, "load_runner", lambda path: None)
-    found, scored_on = exports._score_file("a.tflite", None, {"val_data": SPEC, "classes": []}, None)
+    scored = exports._scoring_data(None, {"val_data": SPEC, "classes": []}, Metadata(), needed=True)
+    found, scored_on = exports._score_file("a.tflite", scored, None)
     assert found == {"ap": 0.25, "ap50": 0.5, "mask_ap": 0.25, "mask_ap50": 0.5}
     assert scored_on == open_source(SPEC, split="val").name

@@ -91,7 +91,8 @@ class Shape:
 
     Attributes:
         label: index into `SHAPE_CLASSES`.
-        color: name, a key of `SHAPE_COLORS`; `rgb`: the fill, 0..255.
+        color: name, a key of `SHAPE_COLORS`.
+        rgb: the fill, 0..255.
         contours: closed polygons, each (V, 2) float64 (x, y) in continuous pixel coordinates; a point is inside by the
             even-odd rule. Circles have 64 vertices; a ring has two contours.
         points: (5, 2) float64, the keypoints of `KEYPOINT_NAMES`. They belong to the body and turn with it: top is the

@@ -46,7 +46,7 @@ class RoIAlign(AlignLayer):
         ValueError: for settings outside of these.
 
     >>> ramp = np.arange(16, dtype="float32").reshape(1, 4, 4, 1)
-    >>> RoIAlign(2, sampling_ratio=1, aligned=True)([ramp, [[[0, 0, 4, 4]]]])[0, 0, :, :, 0]
+    >>> RoIAlign(2, sampling_ratio=1, aligned=True)([ramp, np.array([[[0, 0, 4, 4]]], "float32")])[0, 0, :, :, 0]
     [[2.5, 4.5], [10.5, 12.5]]
     """
 

@@ -65,7 +65,7 @@ class RoIPool(_Rounded):
         ValueError: for settings outside of these.
 
     >>> ramp = np.arange(16, dtype="float32").reshape(1, 4, 4, 1)
-    >>> RoIPool(2)([ramp, [[[0, 0, 2, 3]]]])[0, 0, :, :, 0]
+    >>> RoIPool(2)([ramp, np.array([[[0, 0, 2, 3]]], "float32")])[0, 0, :, :, 0]
     [[5, 6], [13, 14]]
     """
 
@@ -140,7 +140,7 @@ class RoIWarp(_Rounded):
         ValueError: for settings outside of these.
 
     >>> ramp = np.arange(16, dtype="float32").reshape(1, 4, 4, 1)
-    >>> RoIWarp(2)([ramp, [[[0, 0, 3, 3]]]])[0, 0, :, :, 0]
+    >>> RoIWarp(2)([ramp, np.array([[[0, 0, 3, 3]]], "float32")])[0, 0, :, :, 0]
     [[0, 1.5], [6, 7.5]]
     """
 

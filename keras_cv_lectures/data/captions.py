@@ -158,7 +158,7 @@ def caption_pairs(source: Source) -> Source:
         raise DataError(f"{source.name} does not know its captions without reading pictures, so it has no pairs.")
     texts = [source.captions_at(i) for i in range(len(source))]
     # A caption without a word has nothing to learn.
-    pairs = [(i, k) for i, each in enumerate(texts) for k, text in enumerate(each) if tokenize(str(text))]
+    pairs = [(i, k) for i, each in enumerate(texts) for k, text in enumerate(each) if tokenize(as_text(text))]
 
     def read(index: int) -> dict[str, Any]:
         picture, number = pairs[index]

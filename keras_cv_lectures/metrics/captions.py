@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from keras_cv_lectures.errors import DataError, ModelError
-from keras_cv_lectures.text import tokenize
+from keras_cv_lectures.text import as_text, tokenize
 
 Sentence = str | Sequence[str]
 _Words = tuple[str, ...]
@@ -178,9 +178,9 @@ def _pairs(
 
 
 def _words(sentence: Sentence) -> _Words:
-    if isinstance(sentence, bytes):  # as TensorFlow's texts come
-        sentence = sentence.decode("utf-8")
-    return tuple(tokenize(sentence)) if isinstance(sentence, str) else tuple(str(word) for word in sentence)
+    if isinstance(sentence, str | bytes):  # bytes: as TensorFlow's texts come
+        return tuple(tokenize(as_text(sentence)))
+    return tuple(as_text(word) for word in sentence)
 
 
 def _ngrams(words: _Words, order: int) -> Counter[_Words]:

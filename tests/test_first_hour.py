@@ -234,7 +234,7 @@ def test_weights_of_other_classes_are_explained(tmp_path):
     with pytest.raises(ModelError, match=r"fits the very same network only.*model\.save\('NAME\.keras'\)") as caught:
         kcvl.build_unet((None, None, 3), 5, filters=2, depth=1, weights=tmp_path / "a.weights.h5")
     assert "\n" not in str(caught.value)
-    with pytest.raises(ModelError, match="backbone_weights='imagenet'"):
+    with pytest.raises(ModelError, match="backbone=NAME, backbone_weights='imagenet'"):
         kcvl.build_unet((None, None, 3), 5, filters=2, depth=1, weights="imagenet")
 
 

@@ -16,6 +16,7 @@ from keras_cv_lectures.runners import load_runner
 from keras_cv_lectures.segmentation import aspp, build_deeplab
 from keras_cv_lectures.segmentation.deeplab_vgg import pool5a, vgg16_stride8
 from keras_cv_lectures.serving import gflops
+from keras_cv_lectures.weights import load_torch, to_torch_state
 
 
 def _trained(model) -> int:
@@ -24,6 +25,9 @@ def _trained(model) -> int:
 
 def _narrow(channels=3, output_stride=8):
     return resnet_v1_5((1, 1, 1, 1), (2, 2, 2, 2), stem=4, channels=channels, output_stride=output_stride)
+
+
+_HEADS = {"aspp_filters": 4, "decoder_filters": 4, "low_level_filters": 2}
 
 
 # Parameter counts, strides and rates. --------------------------------------------------------------------------------
@@ -233,6 +237,29 @@ def test_large_fov_takes_the_classifier_s_layers_and_leaves_numbers_out():
         np.testing.assert_array_equal(model.get_layer(f"fc6_{k}").kernel, dense[::3, ::3][..., kept])
         second = classifier.get_layer("fc2").kernel.numpy()
         np.testing.assert_array_equal(model.get_layer(f"fc7_{k}").kernel[0, 0], second[np.ix_(kept, kept)])
+
+
+@pytest.mark.parametrize("version", ["v3", "v3+"])
+def test_a_state_dict_of_other_classes_leaves_the_head(version):
+    first, other = (build_deeplab((32, 32, 3), n, version=version, backbone=_narrow(), **_HEADS) for n in (5, 3))
+    head = {"v3": "classifier.4", "v3+": "segmentation_head.0"}[version]
+    before, state = other.get_layer(head).get_weights()[0], to_torch_state(first)
+    with pytest.warns(UserWarning, match=rf"other shapes for \['{head}'\]"):
+        load_torch(other, state)
+    np.testing.assert_array_equal(other.get_layer(head).kernel, before)
+    fitting = {"v3": "classifier.0.project.0", "v3+": "decoder.block1.0"}[version]
+    np.testing.assert_array_equal(other.get_layer(fitting).kernel, first.get_layer(fitting).kernel)
+
+
+def test_a_decoder_fits_without_its_encoder():
+    first, other = (build_deeplab((32, 32, 3), 3, backbone=_narrow(), decoder="smp", **_HEADS) for _ in range(2))
+    before = other.get_layer("backbone").get_weights()
+    state = {key: value for key, value in to_torch_state(first).items() if not key.startswith("backbone.")}
+    load_torch(other, state, new=("backbone.*",))
+    for name in ("decoder.block1.0", "segmentation_head.0"):
+        np.testing.assert_array_equal(other.get_layer(name).kernel, first.get_layer(name).kernel)
+    for got, kept in zip(other.get_layer("backbone").get_weights(), before, strict=True):
+        np.testing.assert_array_equal(got, kept)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The VGG-16 of DeepLab v1 and v2 at stride 8, "LargeFOV", and its heads, with the layer names of the released files.
 
-`conv1_1` ... `conv5_3`, `fc6`, `fc7`, `fc8` (`fc8_voc12` in the files, which add the data set); v2 has four heads
-`fc6_1` ... `fc8_4`.
+`conv1_1` ... `conv5_3`, `fc6`, `fc7`, `fc8` (`fc8_voc12` in the files, which add the data set, as
+`load_caffe` knows); v2 has four heads `fc6_1` ... `fc8_4`.
 """
 
 from __future__ import annotations

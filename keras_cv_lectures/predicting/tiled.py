@@ -48,7 +48,8 @@ def predict_tiled(
         margin: pixels at the edge of each window's output that are not used. None computes it from the graph of a
             Keras model and takes 0 for a network whose output is smaller than its input. Needed for other files, and
             for networks that see the whole picture at once (squeeze-and-excitation, group normalisation, global
-            pooling): their windows cannot equal a single pass, and a margin of 64 or more hides the seams.
+            pooling) or resize corner on corner (DeepLab v1, v2, v3+): their windows cannot equal a single pass, and a
+            margin of 64 or more hides the seams.
         stride: the network's total stride. None reads it from the graph of a Keras model, and takes 32 elsewhere.
         batch_size: windows that the network sees at once.
         output: "probabilities" or "logits".

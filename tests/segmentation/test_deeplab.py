@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from keras_cv_lectures.backbones import resnet_v1_5
+from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.exporting import export_tflite
 from keras_cv_lectures.layers import SyncBatchNormalization
 from keras_cv_lectures.runners import load_runner
@@ -237,6 +238,42 @@ def test_large_fov_takes_the_classifier_s_layers_and_leaves_numbers_out():
         np.testing.assert_array_equal(model.get_layer(f"fc6_{k}").kernel, dense[::3, ::3][..., kept])
         second = classifier.get_layer("fc2").kernel.numpy()
         np.testing.assert_array_equal(model.get_layer(f"fc7_{k}").kernel[0, 0], second[np.ix_(kept, kept)])
+
+
+def _vgg(width=2, fc=None, extra=()):
+    """VGG-16 under Keras's names, narrow, with or without its fully connected layers, as layers that nothing runs."""
+    image = x = keras.Input((224, 224, 3))
+    for block, (factor, count) in enumerate([(1, 2), (2, 2), (4, 3), (8, 3), (8, 3)], start=1):
+        for step in range(1, count + 1):
+            x = keras.layers.Conv2D(width * factor, 3, padding="same", name=f"block{block}_conv{step}")(x)
+        x = keras.layers.MaxPooling2D(2)(x)
+    for name in extra:
+        x = keras.layers.Conv2D(width * 8, 3, padding="same", name=name)(x)
+    if fc:
+        x = keras.layers.Flatten()(x)
+        x = keras.layers.Dense(fc, name="fc2")(keras.layers.Dense(fc, name="fc1")(x))
+    return keras.Model(image, x, name="vgg")
+
+
+def test_a_classifier_without_its_top_is_loaded_with_a_warning():
+    source = _vgg()
+    with pytest.warns(UserWarning, match=r"nothing for \['fc6', 'fc7'\]"):
+        model = build_deeplab(version="v1", filters=2, aspp_filters=4, backbone_weights=source)
+    np.testing.assert_array_equal(model.get_layer("conv5_3").kernel, source.get_layer("block5_conv3").kernel)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (lambda: _vgg(4, fc=4), r"does not fit layer 'conv1_1'.*expected a kernel \(3, 3, 3, 2\).*\(3, 3, 3, 4\)"),
+        (lambda: _vgg(fc=3), r"does not fit layer 'fc6'"),
+        (lambda: _vgg(fc=4, extra=["block3_conv4"]), r"another network.*\['conv3_4'\]"),
+    ],
+    ids=["wider", "fewer filters", "VGG-19"],
+)
+def test_a_classifier_that_does_not_fit_is_refused(source, message):
+    with pytest.raises(ModelError, match=message):
+        build_deeplab(version="v1", filters=2, aspp_filters=4, backbone_weights=source())
 
 
 @pytest.mark.parametrize("version", ["v3", "v3+"])

@@ -62,7 +62,7 @@ def build_fcn(
     """
     image = picture_input(input_shape, num_classes)
     stride = output_stride if isinstance(backbone, str) else 32
-    encoder, convention = resolve_backbone(backbone, input_shape[-1], backbone_weights, output_stride=stride)
+    encoder, convention = resolve_backbone(backbone, input_shape[-1], backbone_weights, stride, stages=(4, 5))
     stages = encoder(ImageNormalization(convention, name="normalize")(image) if include_preprocessing else image)
 
     scores = fcn_head(stages["c5"], num_classes, dropout=dropout)

@@ -206,7 +206,11 @@ def _build(
         check_classifier_weights(normalization, backbone_weights)
     paper = variant == "paper"
     mean = "ilsvrc12" if paper else "caffe"  # The released FCNs subtract another mean than VGG's authors.
-    encoder, convention = (None, mean) if own else resolve_backbone(backbone, input_shape[-1], backbone_weights)
+    encoder, convention = None, mean
+    if not own:
+        encoder, convention = resolve_backbone(
+            backbone, input_shape[-1], backbone_weights, stages=(3, 4, 5), dilated=False
+        )
 
     x = ImageNormalization(convention, name="normalize")(image) if include_preprocessing else image
     x = keras.layers.ZeroPadding2D(99, name="pad")(x) if paper else PadToMultiple(32, name="pad")(x)

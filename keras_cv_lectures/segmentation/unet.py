@@ -101,7 +101,7 @@ def build_unet(
 
     x = image
     if backbone is not None:
-        encoder, convention = resolve_backbone(backbone, input_shape[-1], backbone_weights)
+        encoder, convention = resolve_backbone(backbone, input_shape[-1], backbone_weights, dilated=False)
         if include_preprocessing:
             x = ImageNormalization(convention, name="normalize")(x)
         padded = PadToMultiple(32, name="pad")(x)

@@ -12,6 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_cv_lectures.data.images import read_mask
+from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.geometry.receptive import receptive_field
 from keras_cv_lectures.geometry.tiles import mirror_pad
 from keras_cv_lectures.metadata import Metadata
@@ -138,6 +139,13 @@ def test_a_network_that_sees_everything_needs_a_margin():
 def test_wrong_tiles_are_refused(models, tile, message):
     with pytest.raises(ValueError, match=message):
         predict(models["modern"], _picture((40, 40)), tile=tile)
+
+
+@pytest.mark.parametrize("predicting", [predict, predict_tiled, lambda *a, **k: next(stream_tiles(*a, **k))])
+def test_batches_of_no_window_are_refused(models, predicting):
+    for batch_size in (0, 2.0):
+        with pytest.raises(ModelError, match=f"`batch_size` must be a positive integer.*={batch_size}"):
+            predicting(models["modern"], _picture((40, 40)), tile=64, batch_size=batch_size)
 
 
 def test_a_model_prepares_its_function_once_and_is_freed():

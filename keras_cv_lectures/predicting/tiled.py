@@ -86,6 +86,7 @@ def stream_tiles(
 
     For pictures whose (H, W, K) answer does not fit into memory. The blocks cover every pixel once.
     """
+    check_batch_size(batch_size)
     runner, picture = as_runner(model), read_picture(image)[0]
     plan = tile_plan(runner, picture.shape[:2], tile=tile, margin=margin, stride=stride)
     channels = runner.input_shape[2]
@@ -100,6 +101,12 @@ def stream_tiles(
             for (done, _), answer in zip(waiting, answers, strict=False):
                 yield done.picture, answer[done.kept]
             waiting = []
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raises ModelError unless it is a positive integer."""
+    if not (isinstance(batch_size, int) and batch_size >= 1):
+        raise ModelError(f"`batch_size` must be a positive integer. Received: batch_size={batch_size!r}")
 
 
 def tile_plan(

@@ -108,7 +108,8 @@ def build_deeplab(
         auxiliary: for v3 and v3+, a second head on "c4", whose loss torchvision adds with factor 0.5; for training.
         include_preprocessing: False to give the network pictures that are normalised already.
         weights: None, the path of a file of this network, or "torchvision/coco-voc" (v3, downloaded on this request); a
-            head with another `num_classes` is left at its initial values, with a warning.
+            head with another `num_classes` is left at its initial values, with a warning (of a `.weights.h5` file
+            nothing fits then).
         name: name of the model.
 
     Raises:

@@ -50,7 +50,7 @@ def build_fcn(
         include_preprocessing: False to give the network pictures that are normalised already.
         weights: None, "torchvision/coco-voc" (downloaded on this request) or the path of a `.keras`, `.weights.h5`,
             `.pth` or `.safetensors` file of this network; a head with another `num_classes` is left at its initial
-            values, with a warning.
+            values, with a warning (of a `.weights.h5` file nothing fits then).
         name: name of the model.
 
     Raises:

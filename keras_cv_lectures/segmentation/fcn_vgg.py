@@ -89,7 +89,8 @@ def build_fcn8s(
             classifier model; with another backbone as that one takes them.
         include_preprocessing: False to give the network pictures that are normalised already (BGR, mean subtracted).
         weights: None or the path of a `.keras` or `.weights.h5` file of this network, or of the authors' `.caffemodel`;
-            a head with another `num_classes` is left at its initial values, with a warning.
+            a head with another `num_classes` is left at its initial values, with a warning (of a `.weights.h5` file
+            nothing fits then).
         name: name of the model.
 
     Raises:

@@ -85,7 +85,7 @@ def build_segnet(
             take 0..255 without subtracting a mean; the normalisation after the first convolution makes that harmless,
             and local response normalisation depends on it.
         weights: None or the path of a `.keras` or `.weights.h5` file of this network; a head with another
-            `num_classes` is left at its initial values, with a warning.
+            `num_classes` is left at its initial values, with a warning (of a `.weights.h5` file nothing fits then).
         name: name of the model.
 
     Raises:

@@ -76,7 +76,7 @@ def build_unet(
         decoder_filters: channels of the five decoder stages over a backbone.
         include_preprocessing: False to give the network pictures that are normalised already.
         weights: None or the path of a `.keras` or `.weights.h5` file of this network; a head with another
-            `num_classes` is left at its initial values, with a warning.
+            `num_classes` is left at its initial values, with a warning (of a `.weights.h5` file nothing fits then).
         name: name of the model.
 
     Raises:

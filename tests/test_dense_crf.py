@@ -161,6 +161,7 @@ def test_every_preset_runs_and_stays_finite(preset):
         ({"bilateral_rgb": 1e-6}, "larger standard deviations"),
         ({"spatial_weight": -1}, "spatial_weight=-1"),
         ({"iterations": 1.5}, "iterations=1.5"),
+        ({"iterations": 10.0}, "iterations=10.0"),
         ({"normalization": "rows"}, "'rows'"),
         ({"floor": 0}, "floor=0"),
         ({"method": "fast"}, "'fast'"),

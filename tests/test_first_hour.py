@@ -229,12 +229,32 @@ def test_a_backbone_of_other_strides_is_refused(size):
         resolve_backbone(keras.Model(model.input, model.output["c5"]), 3)
 
 
+def test_a_dilated_backbone_is_refused_where_stages_are_doubled():
+    dilated = kcvl.backbones.dilate(_own_backbone((2, 2, 2, 2, 2)), 8)
+    for build in (kcvl.build_unet, kcvl.build_fcn8s, kcvl.build_fcn16s, kcvl.build_fcn32s):
+        with pytest.raises(
+            ValueError, match=r"by doubling.*8, 8, 8\]\. Pass the model as it was before backbones\.dilate"
+        ):
+            build((None, None, 3), 2, backbone=dilated)
+    assert kcvl.build_fcn((32, 32, 3), 2, backbone=dilated).output_shape == (None, 32, 32, 2)
+
+
+def test_a_backbone_needs_only_the_stages_that_the_network_reads():
+    model = _own_backbone((2, 2, 2, 2, 2))
+    for build, stages in ((kcvl.build_fcn8s, ("c3", "c4", "c5")), (kcvl.build_fcn, ("c4", "c5"))):
+        backbone = keras.Model(model.input, {name: model.output[name] for name in stages})
+        assert build((32, 32, 3), 2, backbone=backbone).output_shape == (None, 32, 32, 2)
+        backbone = keras.Model(model.input, {name: model.output[name] for name in stages[1:]})
+        with pytest.raises(ValueError, match=rf'"{stages[0]}": \.\.\., "c5".*Missing: \[\'{stages[0]}\'\]'):
+            build((32, 32, 3), 2, backbone=backbone)
+
+
 def test_weights_of_other_classes_are_explained(tmp_path):
     kcvl.build_unet((None, None, 3), 3, filters=2, depth=1).save_weights(tmp_path / "a.weights.h5")
     with pytest.raises(ModelError, match=r"fits the very same network only.*model\.save\('NAME\.keras'\)") as caught:
         kcvl.build_unet((None, None, 3), 5, filters=2, depth=1, weights=tmp_path / "a.weights.h5")
     assert "\n" not in str(caught.value)
-    with pytest.raises(ModelError, match="backbone_weights='imagenet'"):
+    with pytest.raises(ModelError, match="backbone=NAME, backbone_weights='imagenet'"):
         kcvl.build_unet((None, None, 3), 5, filters=2, depth=1, weights="imagenet")
 
 

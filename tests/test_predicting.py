@@ -12,6 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_cv_lectures.data.images import read_mask
+from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.geometry.receptive import receptive_field
 from keras_cv_lectures.geometry.tiles import mirror_pad
 from keras_cv_lectures.metadata import Metadata
@@ -19,7 +20,14 @@ from keras_cv_lectures.postprocessing.segmentation import resize_probabilities
 from keras_cv_lectures.predicting import SegmentationResult, predict, predict_averaged, predict_tiled, stream_tiles
 from keras_cv_lectures.predicting.tiled import as_runner, tile_plan
 from keras_cv_lectures.runners import Runner, load_runner
-from keras_cv_lectures.segmentation import build_unet
+from keras_cv_lectures.segmentation import (
+    append_crf,
+    build_deconvnet,
+    build_fcn8s,
+    build_fcn32s,
+    build_segnet,
+    build_unet,
+)
 
 NAMES = ("sky", "road", "tree")
 COLORS = ((10, 20, 30), (200, 0, 0), (0, 200, 0))
@@ -42,6 +50,31 @@ def test_tiles_of_a_picture_of_odd_size_equal_one_pass(models, variant):
     for tile in ("auto", (140, 252)):
         tiles = predict_tiled(model, picture, tile=tile, output="logits", batch_size=2)
         np.testing.assert_allclose(tiles, _single_pass(model, picture, tile=tile), atol=1e-5)
+
+
+_FCN = {"filters": 2, "convolutions": (1, 1, 1, 1, 1), "fc_filters": 4}
+
+
+@pytest.mark.parametrize(
+    ("build", "tile"),
+    [
+        (lambda shape: build_fcn8s(shape, 3, **_FCN), 416),
+        (lambda shape: build_fcn8s(shape, 3, variant="paper", **_FCN), 416),
+        (lambda shape: build_fcn32s(shape, 3, **_FCN), 416),
+        (lambda shape: build_segnet(shape, 3, variant="basic", filters=2), 240),
+        (
+            lambda shape: build_deconvnet(shape, 3, convolutions=(1, 1, 1, 1, 1), filters=1, fc_filters=4, fc_kernel=2),
+            416,
+        ),
+        (lambda shape: append_crf(build_unet(shape, 3, depth=1, filters=2), window=5, iterations=2), 48),
+    ],
+    ids=["fcn8s", "fcn8s paper", "fcn32s", "segnet basic", "deconvnet", "crf"],
+)
+def test_tiles_of_networks_with_layers_of_their_own_equal_one_pass(build, tile):
+    model, picture = _randomized(build((None, None, 3))), _picture((67, 45))
+    tiles = predict_tiled(model, picture, tile=tile, output="logits")
+    expected = _single_pass(model, picture, tile=tile)
+    np.testing.assert_allclose(tiles, expected, atol=1e-5 * max(1.0, np.abs(expected).max()))
 
 
 def test_inside_the_picture_tiles_equal_the_plain_model(models):
@@ -106,6 +139,13 @@ def test_a_network_that_sees_everything_needs_a_margin():
 def test_wrong_tiles_are_refused(models, tile, message):
     with pytest.raises(ValueError, match=message):
         predict(models["modern"], _picture((40, 40)), tile=tile)
+
+
+@pytest.mark.parametrize("predicting", [predict, predict_tiled, lambda *a, **k: next(stream_tiles(*a, **k))])
+def test_batches_of_no_window_are_refused(models, predicting):
+    for batch_size in (0, 2.0):
+        with pytest.raises(ModelError, match=f"`batch_size` must be a positive integer.*={batch_size}"):
+            predicting(models["modern"], _picture((40, 40)), tile=64, batch_size=batch_size)
 
 
 def test_a_model_prepares_its_function_once_and_is_freed():

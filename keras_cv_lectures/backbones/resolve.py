@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 
@@ -28,19 +28,28 @@ BACKBONES = tuple(_BUILDERS)
 
 
 def resolve_backbone(
-    backbone: str | keras.Model, channels: int, weights: str | None = None, output_stride: int = 32
+    backbone: str | keras.Model,
+    channels: int,
+    weights: str | None = None,
+    output_stride: int = 32,
+    *,
+    stages: Sequence[int] = (1, 2, 3, 4, 5),
+    dilated: bool = True,
 ) -> tuple[keras.Model, str]:
     """A backbone by name or by contract, and the `ImageNormalization` convention its weights expect.
 
     Args:
-        backbone: a name in `BACKBONES`, or a model whose output is a dict with "c1" ... "c5"; such a model gets
-            pictures in 0..255 and normalises them itself.
+        backbone: a name in `BACKBONES`, or a model whose output is a dict with "c1" ... "c5" or the `stages`
+            alone; such a model gets pictures in 0..255 and normalises them itself.
         channels: channels of the picture.
         weights: None, "imagenet" (downloaded on this request) or the path of a published file: Keras's `_notop.h5`,
             or torchvision's for the names that end in "_v1_5" and for "mobilenetv3_large", where "imagenet-v2" is
             its second recipe. Only with a name.
         output_stride: 8, 16 or 32; stage k has stride min(2**k, output_stride). Only with a name: a model of one's own
             goes through `dilate` first.
+        stages: numbers k of the stages "ck" that a model must have.
+        dilated: whether a model may have fewer strides at the end, as `dilate` makes it; False for networks that put
+            the stages together by doubling.
 
     Raises:
         ValueError: for an unknown name or output stride, a model without the stages, or weights or an output stride
@@ -61,24 +70,36 @@ def resolve_backbone(
             "Pass backbones.dilate(model, output_stride)."
         )
     outputs = getattr(backbone, "output", None)
-    missing = [f"c{k}" for k in range(1, 6) if not isinstance(outputs, dict) or f"c{k}" not in outputs]
+    missing = [f"c{k}" for k in stages if not isinstance(outputs, dict) or f"c{k}" not in outputs]
     if missing:
         raise ValueError(
-            '`backbone` must be a functional keras.Model whose output is a dict {"c1": ..., "c5": ...} '
+            f'`backbone` must be a functional keras.Model whose output is a dict {{"c{stages[0]}": ..., "c5": ...}} '
             f"with stage k at stride 2**k. Missing: {missing}. Of a model with layers at these strides make one by "
-            'keras.Model(base.input, {"c1": base.get_layer(NAME).output, ...}).'
+            f'keras.Model(base.input, {{"c{stages[0]}": base.get_layer(NAME).output, ...}}).'
         )
-    strides = _strides(backbone)
-    if strides not in [[min(2**k, most) for k in range(1, 6)] for most in (8, 16, 32)]:
+    strides = _strides(backbone, stages)
+    full, *fewer = [[min(2**k, most) for k in stages] for most in (32, 16, 8)]
+    if strides in fewer and not dilated:
         raise ValueError(
-            "stages c1 to c5 of `backbone` must have the strides 2, 4, 8, 16 and 32, or fewer at the end after "
-            f"backbones.dilate. Received: a model with the strides {strides}."
+            f"stages c{stages[0]} to c5 of `backbone` must have the strides {_listed(full)}, because this network puts "
+            f"them together by doubling. Received: a model with the strides {strides}. Pass the model as it was before "
+            "backbones.dilate."
+        )
+    if strides not in (full, *fewer):
+        raise ValueError(
+            f"stages c{stages[0]} to c5 of `backbone` must have the strides {_listed(full)}"
+            + (", or fewer at the end after backbones.dilate" if dilated else "")
+            + f". Received: a model with the strides {strides}."
         )
     return backbone, "none"
 
 
-def _strides(backbone: keras.Model) -> list[int]:
-    """Of c1 to c5, to the nearest power of two: without padding a stage is a little smaller than its stride says."""
+def _listed(strides: list[int]) -> str:
+    return " and ".join(filter(None, (", ".join(map(str, strides[:-1])), str(strides[-1]))))
+
+
+def _strides(backbone: keras.Model, stages: Sequence[int]) -> list[int]:
+    """Of the stages, to the nearest power of two: without padding one is a little smaller than its stride says."""
     outputs, shape = backbone.output, backbone.input.shape
     height = shape[1]
     if height is None:
@@ -86,7 +107,7 @@ def _strides(backbone: keras.Model) -> list[int]:
         shapes = backbone.compute_output_shape((1, height, height, shape[-1]))
     else:
         shapes = {name: output.shape for name, output in outputs.items()}
-    return [2 ** round(math.log2(height / shapes[f"c{k}"][1])) for k in range(1, 6)]
+    return [2 ** round(math.log2(height / shapes[f"c{k}"][1])) for k in stages]
 
 
 def _hint(name: str) -> str:

@@ -94,20 +94,44 @@ def _square_pooling(operation, inputs, shape, notes):
 
 def _unpooling(operation, inputs, shape, notes):
     """Windows side by side: each pixel comes from the one window that covers it."""
-    if operation.pool_size != operation.strides:
-        return None
-    first, last = _nearest(Fraction(1, operation.strides))
-    return tuple(span.then(Fraction(1, operation.strides), first, last) for span in inputs[0].spans)
+    return _blocks(inputs[0].spans, operation.strides) if operation.pool_size == operation.strides else None
+
+
+def _bed_of_nails(operation, inputs, shape, notes):
+    """Each pixel comes from the one that its block was made of; that most are zeros makes the bound no narrower."""
+    return _blocks(inputs[0].spans, operation.factor)
+
+
+def _blocks(spans, side: int):
+    first, last = _nearest(Fraction(1, side))
+    return tuple(span.then(Fraction(1, side), first, last) for span in spans)
 
 
 def _transposed(operation, inputs, shape, notes):
     if operation.output_padding is not None:
         return None
+    extents = [(k - 1) * rate + 1 for k, rate in zip(operation.kernel_size, operation.dilation_rate, strict=True)]
+    return _overlapping(inputs, notes, extents, operation.strides, operation.padding)
+
+
+def _bilinear_transposed(operation, inputs, shape, notes):
+    sides = (operation.kernel_size,) * 2
+    return _overlapping(inputs, notes, sides, (operation.factor,) * 2, operation.padding)
+
+
+def _subpixel_transposed(operation, inputs, shape, notes):
+    # A convolution with weights of its own for each of the four places: trained, each may read all of its window.
+    reach = operation.kernel_size // 4
+    notes.padded |= reach > 0
+    return _blocks([span.then(1, -reach, reach) for span in inputs[0].spans], 2)
+
+
+def _overlapping(inputs, notes, extents, strides, padding):
+    """Transposed convolution: every pixel is spread over `extent` pixels, `stride` apart from its neighbour's."""
     spans = []
     for axis in (0, 1):
-        stride = operation.strides[axis]
-        extent = (operation.kernel_size[axis] - 1) * operation.dilation_rate[axis] + 1
-        cut = max(extent - stride, 0) // 2 if operation.padding == "same" else 0
+        stride, extent = strides[axis], extents[axis]
+        cut = max(extent - stride, 0) // 2 if padding == "same" else 0
         # Where kernels overlap, the outermost outputs lack the contribution of inputs beyond the border.
         notes.padded |= extent > stride
         spans.append(
@@ -140,6 +164,11 @@ def _resizing(operation, inputs, shape, notes):
             notes.padded = True  # Neighbours beyond the border are replaced by the border.
         spans.append(inputs[0].spans[axis].then(ratio, first, last))
     return tuple(spans)
+
+
+def _upsampling(operation, inputs, shape, notes):
+    # Corner on corner, the ratio depends on the size of the map.
+    return None if operation.align_corners else _resizing(operation, inputs, shape, notes)
 
 
 def _nearest(ratio: Fraction) -> tuple[Fraction, Fraction]:
@@ -180,11 +209,26 @@ def _pad_to_multiple(operation, inputs, shape, notes):
     return inputs[0].spans
 
 
+def _pad_to_at_least(operation, inputs, shape, notes):
+    notes.padded |= shape[1:3] != inputs[0].shape[1:3]
+    return inputs[0].spans
+
+
+def _mean_field(operation, inputs, shape, notes):
+    """Every iteration reads the window around a pixel; the kernels of the outermost are normalised over theirs."""
+    spans = _pointwise(operation, inputs, shape, notes)
+    if spans is None or len(inputs) != 2:
+        return None
+    notes.padded = True  # Neighbours beyond the border count nothing.
+    reach = (operation.iterations + 1) * max(dy for dy, _ in operation.offsets)
+    return tuple(span.then(1, -reach, reach) for span in spans)
+
+
 # fmt: off
 _POINTWISE = (
     "Activation", "ReLU", "LeakyReLU", "PReLU", "ELU", "Identity", "Dropout", "SpatialDropout2D", "AlphaDropout",
     "GaussianNoise", "GaussianDropout", "BatchNormalization", "SyncBatchNormalization", "Normalization", "Rescaling",
-    "ImageNormalization",
+    "ImageNormalization", "LocalResponseNormalization",
     "Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Divide", "TrueDivide", "Power", "Negative",
     "Absolute", "Abs", "Square", "Sqrt", "Rsqrt", "Exp", "Log", "Log1p", "Clip", "Cast", "Sign", "Relu", "Relu6",
     "LeakyRelu", "Elu", "Selu", "Gelu", "Silu", "Sigmoid", "HardSigmoid", "HardSilu", "Tanh", "Softplus", "Softsign",
@@ -198,10 +242,16 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("MaxPooling2D", "AveragePooling2D"), _pooling),
     "MaxPoolWithArgmax": _square_pooling,
     "MaxUnpool": _unpooling,
+    "BedOfNails": _bed_of_nails,
     "Conv2DTranspose": _transposed,
+    "BilinearConv2DTranspose": _bilinear_transposed,
+    "SubPixelConv2DTranspose": _subpixel_transposed,
     **dict.fromkeys(("UpSampling2D", "Resizing", "Resize", "UpsampleTwice", "ResizeLike"), _resizing),
+    "Upsample": _upsampling,
     "ZeroPadding2D": _padding,
     "Cropping2D": _cropping,
     "CropLike": _crop_like,
     "PadToMultiple": _pad_to_multiple,
+    "PadToAtLeast": _pad_to_at_least,
+    "MeanFieldCRF": _mean_field,
 }

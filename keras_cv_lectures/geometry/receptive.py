@@ -55,8 +55,10 @@ def receptive_field(model: keras.Model) -> ReceptiveField:
     """Reach, stride and margin of a functional model from pictures (B, H, W, C) to maps (B, h, w, K).
 
     Understands Keras' convolutions, poolings, resizing, padding, cropping, merging and element-wise layers and
-    operations, this package's layers, and nested functional models. A model with several outputs is judged by the one
-    that is called "logits", or else by its first. Layers see the picture as at inference.
+    operations, this package's layers between picture and logits, and nested functional models. What is resized corner
+    on corner (`ResizeCornersLike`, `Upsample(align_corners=True)`) has another ratio at every size, and so no reach. A
+    model with several outputs is judged by the one that is called "logits", or else by its first. Layers see the
+    picture as at inference.
 
     Raises:
         ModelError: if the model does not take one batch of pictures.

@@ -8,6 +8,7 @@ the fully connected form is `keras_cv_lectures.postprocessing.dense_crf`.
 from __future__ import annotations
 
 import math
+import numbers
 
 import keras
 from keras import ops
@@ -288,7 +289,7 @@ def _softmax(x):
 def _check(options) -> None:
     for name in ("window", "iterations", "dilation"):
         value = options[name]
-        if value != int(value) or value < 1:
+        if not isinstance(value, numbers.Integral) or value < 1:
             raise ValueError(f"`{name}` must be a positive whole number. Received: {name}={value!r}")
     if options["window"] % 2 == 0 or options["window"] < 3:
         raise ValueError(

@@ -44,10 +44,11 @@ class SegmentationCrossEntropy(SegmentationLoss):
         class_weights: K weights by the true class, or None for 1. See `median_frequency_weights`.
         label_smoothing: share of the target that is spread evenly over all classes, 0 <= s < 1; the spread part is
             weighted by the class it falls on, as in torch.
-        normalize: `"weights"`: n is the sum of class weights over the labelled pixels, which is what torch's
-            `cross_entropy` does; `"pixels"`: n is the number of labelled pixels. Pixel weights never enter n, because
-            a map is there to raise the loss where it is large: U-Net's w0 = 10 makes borders count ten times more,
-            instead of making all else count less.
+        normalize: `"weights"`: n is the sum of class weights over the labelled pixels of an example, as in torch's
+            `cross_entropy` of a single one (of a batch torch divides the sum by the weights of all its pixels; here
+            every example counts alike); `"pixels"`: n is the number of labelled pixels. Pixel weights never enter n,
+            because a map is there to raise the loss where it is large: U-Net's w0 = 10 makes borders count ten times
+            more, instead of making all else count less.
 
     Differs from the paper: U-Net (Ronneberger et al. 2015) sums the energy over the tile; here it is divided by the
     pixel count, so that learning rates do not depend on the tile's size.

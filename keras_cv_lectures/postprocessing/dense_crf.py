@@ -8,6 +8,7 @@ permutohedral lattice does in linear time.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -199,7 +200,7 @@ def _check_options(widths, weights, iterations, normalization, floor, method, im
     for name, value in weights.items():
         if not (value >= 0 and np.isfinite(value)):
             raise ValueError(f"`{name}` must be 0 or more. Received: {name}={value!r}")
-    if iterations != int(iterations) or iterations < 0:
+    if not isinstance(iterations, numbers.Integral) or iterations < 0:
         raise ValueError(f"`iterations` must be a whole number, 0 or more. Received: iterations={iterations!r}")
     if normalization not in NORMALIZATIONS:
         raise ValueError(f"`normalization` must be one of {NORMALIZATIONS}. Received: {normalization!r}")

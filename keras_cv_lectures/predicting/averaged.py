@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -17,7 +17,7 @@ import numpy as np
 from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.postprocessing.segmentation import resize_probabilities
 from keras_cv_lectures.predicting.pictures import read_picture, resize_picture
-from keras_cv_lectures.predicting.predictor import predict
+from keras_cv_lectures.predicting.predictor import network_size, predict
 from keras_cv_lectures.predicting.result import SegmentationResult
 from keras_cv_lectures.predicting.tiled import as_runner
 from keras_cv_lectures.runners import Runner
@@ -47,7 +47,8 @@ def predict_averaged(
         model: as in `predict`; for scales other than 1 it must take pictures of any size, or be given `tile`.
         image: one picture, as in `predict`.
         rotations: True takes the rotations by quarter turns too: with their mirror images the eight versions that suit
-            pictures without an up and a down (microscopy, aerial).
+            pictures without an up and a down (microscopy, aerial). A model of one size that is not square sees the
+            half turn only.
         scales: sizes of the picture, as factors on the size that the network sees without them. DeepLab's are
             `DEEPLAB_SCALES` with `rotations=False`. Memory grows with the square of the largest.
         flips: mirror images that are taken beside each version: None, "horizontal" (left and right exchanged),
@@ -77,7 +78,7 @@ def predict_averaged(
     total, count = 0.0, 0
     for scale in scales:
         seen_by, resized = _at_scale(runner, picture, scale, tiled=settings.get("tile") is not None)
-        for version, undo in _versions(resized, rotations, flips):
+        for version, undo in _versions(resized, _turns(seen_by, settings) if rotations else (0,), flips):
             found = predict(seen_by, np.ascontiguousarray(version), **settings)
             if not isinstance(found, SegmentationResult):
                 raise ModelError(
@@ -91,12 +92,13 @@ def predict_averaged(
 
 
 def _at_scale(runner: Runner, picture: np.ndarray, scale: float, *, tiled: bool) -> tuple[Runner, np.ndarray]:
-    """The picture at a scale, and the runner that takes it as it is."""
-    if scale == 1:
-        return runner, picture
+    """The picture at a scale, and the runner that takes it as it is, turned or not."""
     if tiled:
         return runner, resize_picture(picture, _scaled(picture.shape[:2], scale))
-    if None not in runner.input_shape[:2]:
+    unsized = dataclasses.replace(runner, metadata=dataclasses.replace(runner.metadata, input_size=None))
+    if network_size(unsized) is not None:
+        if scale == 1:
+            return runner, picture
         raise ModelError(
             f"`scales` need a model that takes pictures of any size; {runner.path or 'this model'} takes "
             f"{runner.input_shape[0]} x {runner.input_shape[1]} pixels only. Received: scale {scale}. Give the Keras "
@@ -104,7 +106,6 @@ def _at_scale(runner: Runner, picture: np.ndarray, scale: float, *, tiled: bool)
         )
     # The size that the network was trained at is the one that the scales are factors of.
     size = _scaled(runner.metadata.input_size or picture.shape[:2], scale)
-    unsized = dataclasses.replace(runner, metadata=dataclasses.replace(runner.metadata, input_size=None))
     return unsized, resize_picture(picture, size)
 
 
@@ -112,9 +113,15 @@ def _scaled(size: Sequence[int], scale: float) -> tuple[int, int]:
     return tuple(max(1, round(scale * side)) for side in size)
 
 
-def _versions(picture: np.ndarray, rotations: bool, flips: str | None) -> Iterator[tuple[np.ndarray, Any]]:
+def _turns(runner: Runner, settings: dict[str, Any]) -> range:
+    """Numbers of quarter turns. A picture on its side would be squashed into a size that is not square: not those."""
+    size = None if settings.get("tile") is not None else network_size(runner)
+    return range(0, 4, 1 if size is None or size[0] == size[1] else 2)
+
+
+def _versions(picture: np.ndarray, turns: Iterable[int], flips: str | None) -> Iterator[tuple[np.ndarray, Any]]:
     """Versions (h, w, C) of the picture, each with the function that brings a map of it back."""
-    for turn in range(4 if rotations else 1):
+    for turn in turns:
         for vertical, horizontal in _FLIPS[flips]:
             rows, columns = slice(None, None, -1 if vertical else 1), slice(None, None, -1 if horizontal else 1)
 

@@ -25,6 +25,7 @@ from keras_cv_lectures.predicting.result import SegmentationResult
 from keras_cv_lectures.predicting.tiled import (
     TileSize,
     as_runner,
+    check_batch_size,
     loses_border,
     misses_border,
     predict_tiled,
@@ -92,8 +93,7 @@ def predict(
         >>> result = predict("saved_models/unet/run", "street.jpg")
         >>> result.class_map.shape, result.save("predictions")
     """
-    if not (isinstance(batch_size, int) and batch_size >= 1):
-        raise ModelError(f"`batch_size` must be a positive integer. Received: batch_size={batch_size!r}")
+    check_batch_size(batch_size)
     predictor = _Predictor(as_runner(model), tile, margin, stride, batch_size, classes, colors)
     several = _several(image)
     if several is None:

@@ -48,7 +48,8 @@ def predict_tiled(
         margin: pixels at the edge of each window's output that are not used. None computes it from the graph of a
             Keras model and takes 0 for a network whose output is smaller than its input. Needed for other files, and
             for networks that see the whole picture at once (squeeze-and-excitation, group normalisation, global
-            pooling): their windows cannot equal a single pass, and a margin of 64 or more hides the seams.
+            pooling) or resize corner on corner (DeepLab v1, v2, v3+): their windows cannot equal a single pass, and a
+            margin of 64 or more hides the seams.
         stride: the network's total stride. None reads it from the graph of a Keras model, and takes 32 elsewhere.
         batch_size: windows that the network sees at once.
         output: "probabilities" or "logits".
@@ -85,6 +86,7 @@ def stream_tiles(
 
     For pictures whose (H, W, K) answer does not fit into memory. The blocks cover every pixel once.
     """
+    check_batch_size(batch_size)
     runner, picture = as_runner(model), read_picture(image)[0]
     plan = tile_plan(runner, picture.shape[:2], tile=tile, margin=margin, stride=stride)
     channels = runner.input_shape[2]
@@ -99,6 +101,12 @@ def stream_tiles(
             for (done, _), answer in zip(waiting, answers, strict=False):
                 yield done.picture, answer[done.kept]
             waiting = []
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raises ModelError unless it is a positive integer."""
+    if not (isinstance(batch_size, int) and batch_size >= 1):
+        raise ModelError(f"`batch_size` must be a positive integer. Received: batch_size={batch_size!r}")
 
 
 def tile_plan(

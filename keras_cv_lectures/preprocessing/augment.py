@@ -123,7 +123,9 @@ class Augmentation:
         """Whether anything depends on the seed."""
         colour = ("brightness", "contrast", "saturation", "hue", "grey_value", "gamma", "noise")
         placed = self.crop and not self.resize
-        varies = self.scale[0] != self.scale[1] or (self.crop and self.scale[0] != 1.0)
+        scaled = tuple(self.scale) != (1.0, 1.0)
+        # A crop of what was enlarged lies anywhere in it, and of a share of the examples nobody knows which they are.
+        varies = self.scale[0] != self.scale[1] or (scaled and (self.crop or 0.0 < self.warp < 1.0))
         moved = any((self.flip, self.flip_vertical, self.rotate, self.quarter_turns, self.translate, self.elastic))
         return moved or placed or varies or any(getattr(self, name) for name in colour)
 

@@ -2,6 +2,8 @@
 
 Layers carry the module paths of torchvision (v3: `classifier.0.convs.1.0`, `classifier.0.project.0`, `classifier.4`)
 and of segmentation_models.pytorch (v3+: `decoder.aspp.0.convs.1.0.0`, `decoder.block1.0`): their weights fit by name.
+Of a whole file of segmentation_models.pytorch the decoder and the scores fit; its encoder (`encoder.*`) dilates the
+first unit of a stage as well, which torchvision's does not: leave it out, with `load_torch(..., new=("backbone.*",))`.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def build_deconvnet(
         normalization: "batch", "group", "layer" or None.
         include_preprocessing: False to give the network pictures that are normalised already (BGR, mean subtracted).
         weights: None or the path of a `.keras` or `.weights.h5` file of this network; a head with another
-            `num_classes` is left at its initial values, with a warning.
+            `num_classes` is left at its initial values, with a warning (of a `.weights.h5` file nothing fits then).
         name: name of the model.
 
     Raises:

@@ -88,25 +88,28 @@ def build_deeplab(
             VGG-16 a classifier with its top gives fc6 and fc7, too.
         output_stride: 8 or 16, stride of the last stage. None: 16 for v3+ and for v3 on MobileNetV3, else 8. A model
             as backbone has its own.
-        rates: of the atrous convolutions of the head; () for none. None: 12 (v1); 6, 12, 18, 24 (v2); 6, 12, 18 at
-            stride 16 and 12, 24, 36 at stride 8 and in torchvision's MobileNetV3 network.
+        rates: of the atrous convolutions of the head: one for v1, at least one for v2, () for none with v3 and v3+.
+            None: 12 (v1); 6, 12, 18, 24 (v2); 6, 12, 18 at stride 16 and 12, 24, 36 at stride 8 and in torchvision's
+            MobileNetV3 network.
         multi_grid: factors on the rates of the last stage, one a bottleneck, such as (1, 2, 4); with "resnet50_v1_5"
             and "resnet101_v1_5". None: all 1.
         image_pooling: whether the pyramid of v3 and v3+ has a branch for the mean over the picture.
         separable: depthwise separable 3x3 convolutions in pyramid and decoder. None: for v3+.
-        aspp_filters: channels of each branch of the pyramid (v3, v3+) or of fc6 and fc7 (v1, v2). None: 256 or 1024.
+        aspp_filters: channels of each branch of the pyramid (v3, v3+) or of fc6 and fc7 (v1, v2 on its
+            own VGG-16; v2 on other backbones has neither). None: 256 or 1024.
         decoder: of v3+, "paper" or "smp" (segmentation_models.pytorch: a convolution less at stride 4).
         decoder_filters: channels of the 3x3 convolutions of the decoder of v3+.
         low_level_filters: channels that v3+ reduces "c2" to.
-        filters: channels of the first stage of the own VGG-16 of v1 and v2.
+        filters: channels of the first stage of the own VGG-16 of v1 and v2; other backbones have their own.
         normalization: of the own VGG-16 of v1 and v2 and of fc6 and fc7: "batch", "group", "layer" or None, as in the
             papers, whose networks start from pretrained weights; from random ones they hardly learn without.
-        fc6_kernel_size: of v1; the paper also has 4 and 7 (rate 4, `aspp_filters=4096`).
-        dropout: rate before the scores. None: 0.5; 0.1 for v3+.
+        fc6_kernel_size: of v1, and of no other; the paper also has 4 and 7 (rate 4, `aspp_filters=4096`).
+        dropout: rate before the scores, which v2 on other backbones has not. None: 0.5; 0.1 for v3+.
         auxiliary: for v3 and v3+, a second head on "c4", whose loss torchvision adds with factor 0.5; for training.
         include_preprocessing: False to give the network pictures that are normalised already.
         weights: None, the path of a file of this network, or "torchvision/coco-voc" (v3, downloaded on this request); a
-            head with another `num_classes` is left at its initial values, with a warning.
+            head with another `num_classes` is left at its initial values, with a warning (of a `.weights.h5` file
+            nothing fits then).
         name: name of the model.
 
     Raises:
@@ -126,6 +129,7 @@ def build_deeplab(
     published = version == "v3" and backbone == "mobilenetv3_large"
     stride = output_stride or (16 if published else _OUTPUT_STRIDES[version])
     rates = _default_rates(version, stride, published) if rates is None else tuple(rates)
+    _check_rates(rates, version)
     dropout = _DROPOUT[version] if dropout is None else dropout
 
     if own_vgg:
@@ -228,6 +232,12 @@ def _check(version, backbone, own_vgg, output_stride, multi_grid, auxiliary) -> 
             f"`multi_grid` goes with the backbones {tuple(_WITH_MULTI_GRID)}. Received: backbone={backbone!r}. Give a "
             "model of your own its rates before passing it."
         )
+
+
+def _check_rates(rates, version) -> None:
+    expected = {"v1": "one number", "v2": "at least one number"}.get(version)
+    if (version == "v1" and len(rates) != 1) or (version == "v2" and not rates):
+        raise ValueError(f"`rates` must be {expected} for {version}. Received: rates={rates}. None takes the paper's.")
 
 
 def _check_normalization(normalization, version, own_vgg, backbone_weights) -> None:

@@ -1,21 +1,23 @@
 """The VGG-16 of DeepLab v1 and v2 at stride 8, "LargeFOV", and its heads, with the layer names of the released files.
 
-`conv1_1` ... `conv5_3`, `fc6`, `fc7`, `fc8` (`fc8_voc12` in the files, which add the data set); v2 has four heads
-`fc6_1` ... `fc8_4`.
+`conv1_1` ... `conv5_3`, `fc6`, `fc7`, `fc8` (`fc8_voc12` in the files, which add the data set, as
+`load_caffe` knows); v2 has four heads `fc6_1` ... `fc8_4`.
 """
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.layers import conv_norm_relu
 from keras_cv_lectures.segmentation.heads import class_scores
-from keras_cv_lectures.weights.convolutionalize import read_vgg16
+from keras_cv_lectures.weights.convolutionalize import check_convolutions, described, read_vgg16
 from keras_cv_lectures.weights.keras_applications import adapt_first_kernel
 
 _CONVOLUTIONS = (2, 2, 3, 3, 3)
@@ -98,20 +100,35 @@ def load_classifier(model: keras.Model, source: str | os.PathLike | keras.Model)
     Args:
         source: as in `keras_cv_lectures.weights.load_vgg16`.
 
+    Raises:
+        ModelError: the file is absent, is no VGG-16, or its layers have other shapes. Nothing is changed then.
+
     Differs from the paper: it keeps 1024 of the 4096 filters at random.
     """
     found = read_vgg16(source)
+    check_convolutions(model, found, source)
+    weights = {}
     for layer in model.layers:
         kernel, bias = found.get(layer.name.split("_")[0] if layer.name.startswith("fc") else layer.name, (None, None))
         if kernel is None or not layer.weights or layer.name.startswith("fc8"):
             continue
-        shape = tuple(layer.kernel.shape)
+        shape, have = tuple(layer.kernel.shape), kernel.shape
         if layer.name == "conv1_1":
             kernel = adapt_first_kernel(kernel, shape[2], bgr=True)
-        elif layer.name.startswith("fc"):
-            kept = [_evenly(have, want) for have, want in zip(kernel.shape, shape, strict=True)]
+        elif layer.name.startswith("fc") and all(h >= want for h, want in zip(have, shape, strict=True)):
+            kept = [_evenly(h, want) for h, want in zip(have, shape, strict=True)]
             kernel, bias = kernel[np.ix_(*kept)], bias[kept[-1]]
-        layer.set_weights([kernel, bias])
+        if kernel.shape != shape:
+            raise ModelError(
+                f"{described(source)} does not fit layer {layer.name!r} of {model.name!r}: expected a kernel {shape}. "
+                f"Received: {have}. VGG-16's weights need filters=64 and aspp_filters of at most its 4096."
+            )
+        weights[layer.name] = [kernel, bias]
+    for name, arrays in weights.items():
+        model.get_layer(name).set_weights(arrays)
+    missing = [name for name in ("fc6", "fc7") if name not in found]
+    if missing:
+        warnings.warn(f"{described(source)} has nothing for {missing}: these keep their initial values.", stacklevel=3)
 
 
 def _evenly(have: int, want: int) -> np.ndarray:

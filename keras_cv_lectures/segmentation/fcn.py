@@ -50,7 +50,7 @@ def build_fcn(
         include_preprocessing: False to give the network pictures that are normalised already.
         weights: None, "torchvision/coco-voc" (downloaded on this request) or the path of a `.keras`, `.weights.h5`,
             `.pth` or `.safetensors` file of this network; a head with another `num_classes` is left at its initial
-            values, with a warning.
+            values, with a warning (of a `.weights.h5` file nothing fits then).
         name: name of the model.
 
     Raises:
@@ -62,7 +62,7 @@ def build_fcn(
     """
     image = picture_input(input_shape, num_classes)
     stride = output_stride if isinstance(backbone, str) else 32
-    encoder, convention = resolve_backbone(backbone, input_shape[-1], backbone_weights, output_stride=stride)
+    encoder, convention = resolve_backbone(backbone, input_shape[-1], backbone_weights, stride, stages=(4, 5))
     stages = encoder(ImageNormalization(convention, name="normalize")(image) if include_preprocessing else image)
 
     scores = fcn_head(stages["c5"], num_classes, dropout=dropout)

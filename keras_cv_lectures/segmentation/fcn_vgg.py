@@ -89,7 +89,8 @@ def build_fcn8s(
             classifier model; with another backbone as that one takes them.
         include_preprocessing: False to give the network pictures that are normalised already (BGR, mean subtracted).
         weights: None or the path of a `.keras` or `.weights.h5` file of this network, or of the authors' `.caffemodel`;
-            a head with another `num_classes` is left at its initial values, with a warning.
+            a head with another `num_classes` is left at its initial values, with a warning (of a `.weights.h5` file
+            nothing fits then).
         name: name of the model.
 
     Raises:
@@ -206,7 +207,11 @@ def _build(
         check_classifier_weights(normalization, backbone_weights)
     paper = variant == "paper"
     mean = "ilsvrc12" if paper else "caffe"  # The released FCNs subtract another mean than VGG's authors.
-    encoder, convention = (None, mean) if own else resolve_backbone(backbone, input_shape[-1], backbone_weights)
+    encoder, convention = None, mean
+    if not own:
+        encoder, convention = resolve_backbone(
+            backbone, input_shape[-1], backbone_weights, stages=(3, 4, 5), dilated=False
+        )
 
     x = ImageNormalization(convention, name="normalize")(image) if include_preprocessing else image
     x = keras.layers.ZeroPadding2D(99, name="pad")(x) if paper else PadToMultiple(32, name="pad")(x)

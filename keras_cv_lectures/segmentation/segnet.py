@@ -85,7 +85,7 @@ def build_segnet(
             take 0..255 without subtracting a mean; the normalisation after the first convolution makes that harmless,
             and local response normalisation depends on it.
         weights: None or the path of a `.keras` or `.weights.h5` file of this network; a head with another
-            `num_classes` is left at its initial values, with a warning.
+            `num_classes` is left at its initial values, with a warning (of a `.weights.h5` file nothing fits then).
         name: name of the model.
 
     Raises:
@@ -142,7 +142,8 @@ def predict_bayesian(
     moving statistics; dropout alone is at random.
 
     Args:
-        model: a functional network from pictures to logits with `Dropout` layers, such as `build_segnet(dropout=0.5)`.
+        model: a functional network from pictures to logits with `Dropout` layers, such as `build_segnet(dropout=0.5)`;
+            the layers may lie in models inside it. Of several outputs the one called "logits" is taken.
         pictures: (B, H, W, C) in 0..255.
         samples: number of passes; more than about 40 change little.
         seed: an integer for the same result every time.
@@ -156,25 +157,36 @@ def predict_bayesian(
     """
     if samples < 1:
         raise ValueError(f"`samples` must be at least 1. Received: samples={samples}")
-    if not any(isinstance(layer, keras.layers.Dropout) and layer.rate > 0 for layer in model.layers):
+    sampler, dropouts = _sampler(model, seed)
+    if not any(dropout.rate > 0 for dropout in dropouts):
         raise ValueError(
             f"`model` must have Dropout layers, or every pass gives the same. Received: {model.name!r} without any. "
             "Build it with dropout=0.5."
         )
-
-    def awake(layer):
-        if isinstance(layer, keras.layers.Dropout):
-            return _AlwaysDropout(layer.rate, noise_shape=layer.noise_shape, seed=seed, name=layer.name)
-        return layer  # The same layer, so that the copy shares the weights.
-
-    sampler = keras.models.clone_model(model, clone_function=awake)
     total, squares = 0.0, 0.0
     for _ in range(samples):
-        probabilities = np.asarray(ops.softmax(sampler(pictures, training=False), axis=-1), "float64")
+        logits = sampler(pictures, training=False)
+        logits = logits["logits"] if isinstance(logits, dict) else logits
+        probabilities = np.asarray(ops.softmax(logits, axis=-1), "float64")
         total, squares = total + probabilities, squares + probabilities**2
     mean = total / samples
     variance = np.maximum(squares / samples - mean**2, 0.0)
     return mean.astype("float32"), variance.astype("float32")
+
+
+def _sampler(model: keras.Model, seed: int | None) -> tuple[keras.Model, list[_AlwaysDropout]]:
+    """A copy of the model that shares its weights and drops at inference too, and the copy's dropout layers."""
+    dropouts = []
+
+    def awake(layer):
+        if not isinstance(layer, keras.layers.Dropout):
+            return layer  # The same layer, so that the copy shares the weights.
+        # A seed of its own: with one seed for all, layers of equal shape would drop the same places.
+        own_seed = None if seed is None else seed + len(dropouts)
+        dropouts.append(_AlwaysDropout(layer.rate, noise_shape=layer.noise_shape, seed=own_seed, name=layer.name))
+        return dropouts[-1]
+
+    return keras.models.clone_model(model, clone_function=awake, recursive=True), dropouts
 
 
 @keras.saving.register_keras_serializable("keras_cv_lectures")

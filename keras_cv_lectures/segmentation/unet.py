@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from keras_cv_lectures.backbones import resolve_backbone
+from keras_cv_lectures.backbones import BACKBONES, resolve_backbone
 from keras_cv_lectures.layers import (
     CropLike,
     ImageNormalization,
@@ -71,11 +71,12 @@ def build_unet(
         backbone: None for the paper's own contracting path, a name in `backbones.BACKBONES` or a model from picture to
             `{"c1": ..., "c5": ...}` (see `keras_cv_lectures.backbones`).
             The decoder is then segmentation_models' one, with `decoder_filters`.
-        backbone_weights: None (random), "imagenet" (downloaded on this request) or the path of a Keras file.
+        backbone_weights: None (random), "imagenet" (downloaded on this request) or the path of a Keras file. Only
+            with a backbone.
         decoder_filters: channels of the five decoder stages over a backbone.
         include_preprocessing: False to give the network pictures that are normalised already.
         weights: None or the path of a `.keras` or `.weights.h5` file of this network; a head with another
-            `num_classes` is left at its initial values, with a warning.
+            `num_classes` is left at its initial values, with a warning (of a `.weights.h5` file nothing fits then).
         name: name of the model.
 
     Raises:
@@ -88,7 +89,7 @@ def build_unet(
         >>> model.compile("adam", loss=SegmentationCrossEntropy(), metrics=[MeanIoU(11)])
     """
     image = picture_input(input_shape, num_classes)
-    _check_options(variant, depth, upsampling, backbone)
+    _check_options(variant, depth, upsampling, backbone, backbone_weights)
     valid = variant != "modern"
     channels_at = _filters_per_level(filters, depth)
     if normalization == "auto":
@@ -100,7 +101,7 @@ def build_unet(
 
     x = image
     if backbone is not None:
-        encoder, convention = resolve_backbone(backbone, input_shape[-1], backbone_weights)
+        encoder, convention = resolve_backbone(backbone, input_shape[-1], backbone_weights, dilated=False)
         if include_preprocessing:
             x = ImageNormalization(convention, name="normalize")(x)
         padded = PadToMultiple(32, name="pad")(x)
@@ -221,13 +222,18 @@ def context_for(config: Mapping[str, Any], options: Any = None) -> Callable[[int
     return lambda output: (valid_size(output, depth), context_margin(depth))
 
 
-def _check_options(variant, depth, upsampling, backbone):
+def _check_options(variant, depth, upsampling, backbone, backbone_weights):
     one_of("variant", variant, VARIANTS)
     one_of("upsampling", upsampling, UPSAMPLINGS)
     if depth < 1:
         raise ValueError(f"`depth` must be at least 1. Received: depth={depth}")
     if backbone is not None and variant != "modern":
         raise ValueError(f'`backbone` needs `variant="modern"`. Received: variant={variant!r}. Drop one of the two.')
+    if backbone is None and backbone_weights is not None:
+        raise ValueError(
+            f"`backbone_weights` needs a `backbone`. Received: backbone_weights={backbone_weights!r}, backbone=None. "
+            f"Add one of {BACKBONES}, such as backbone='resnet50_v1_5'."
+        )
     if upsampling != "transpose" and variant != "modern":
         raise ValueError(f'`upsampling={upsampling!r}` needs `variant="modern"`. Received: variant={variant!r}.')
 
@@ -255,10 +261,13 @@ def _check_valid_size(input_shape, depth):
         if fits and after - 4 > 0 and size > 2 * context_margin(depth):
             continue
         larger = valid_size(max(1, size - 2 * context_margin(depth)), depth)
+        # Sizes that fit lie 2**depth apart; the one below the smallest leaves no output.
+        near = [larger + k * 2**depth for k in (-1, 0, 1, 2)]
+        fitting = ", ".join(str(side) for side in near if side >= valid_size(1, depth))
         raise ValueError(
-            f"`input_shape` {axis} must make every pooled map even: {larger - 2**depth}, {larger}, "
-            f"{larger + 2**depth}, ... for depth {depth}. Received: input_shape={tuple(input_shape)}. Mirror-pad "
-            f"pictures to {larger} pixels, or predict with the overlap-tile strategy, which does it for you."
+            f"`input_shape` {axis} must make every pooled map even: {fitting}, ... for depth {depth}. Received: "
+            f"input_shape={tuple(input_shape)}. Mirror-pad pictures to {larger} pixels, or predict with the "
+            "overlap-tile strategy, which does it for you."
         )
 
 

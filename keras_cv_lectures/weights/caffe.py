@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -57,7 +58,8 @@ def load_caffe(
         path_or_blobs: a file, or what `read_caffemodel` gave.
         rename: Caffe's name -> the layer's name; None leaves a layer of the file out, such as `{"fc8": None}`.
             BatchNorm and Scale of one normalization go to the same layer (`scale_conv1` finds that of `bn_conv1`).
-            The names of the older FCN files (`score-fr`, `score2`, `upsample`) are known.
+            The names of the older FCN files (`score-fr`, `score2`, `upsample`) and of DeepLab's scores, which end in
+            the data set (`fc8_voc12`), are known.
         strict: False lets layers of either side stay without a partner, with a warning: for starting from a
             classifier (VGG_ILSVRC_16_layers) or from a coarser network.
         bgr_to_rgb: Caffe's networks read blue, green, red. True reverses the first kernel for a network that reads
@@ -135,13 +137,20 @@ def _groups(blobs, layers, rename) -> tuple[dict[str, list[list[np.ndarray]]], l
             if rename[caffe_name] not in layers:
                 raise ModelError(f"`rename` maps {caffe_name!r} to {rename[caffe_name]!r}, no layer of the model.")
         else:
-            candidates = [caffe_name, *_OTHER_NAMES.get(caffe_name, ()), *_normalization_of(caffe_name, rename)]
+            other = [*_OTHER_NAMES.get(caffe_name, ()), *_without_data_set(caffe_name)]
+            candidates = [caffe_name, *other, *_normalization_of(caffe_name, rename)]
         name = next((candidate for candidate in candidates if candidate in layers), None)
         if name is None:
             unknown.append(caffe_name)
         else:
             groups.setdefault(name, []).append([np.asarray(array, "float32") for array in arrays])
     return groups, unknown
+
+
+def _without_data_set(caffe_name) -> list[str]:
+    """DeepLab's files name the data set in the scores: `fc8_voc12` of v1, `fc8_voc12_1` ... of v2."""
+    scores = re.fullmatch(r"fc8_[A-Za-z]\w*?(_\d)?", caffe_name)
+    return [f"fc8{scores[1] or ''}"] if scores else []
 
 
 def _normalization_of(caffe_name, rename) -> list[str]:

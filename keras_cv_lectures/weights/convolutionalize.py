@@ -36,9 +36,10 @@ def load_vgg16(model: keras.Model, source: str | os.PathLike | keras.Model) -> l
         Names of the layers that the file has but whose shapes did not fit; a warning names them too.
 
     Raises:
-        ModelError: if the file is absent, cannot be read, or fits no layer.
+        ModelError: if the file is absent, cannot be read, fits no layer, or has convolutions that the model lacks.
     """
     layers = read_vgg16(source)
+    check_convolutions(model, layers, source)
     if "fc8" in layers:
         layers["score_fr"] = layers.pop("fc8")
     targets = {layer.name: layer for layer in model.layers if layer.name in layers}
@@ -54,13 +55,13 @@ def load_vgg16(model: keras.Model, source: str | os.PathLike | keras.Model) -> l
             skipped.append(name)
     if not fits:
         raise ModelError(
-            f"{_described(source)} fits no layer of {model.name!r}. A VGG16 with the model's `filters` and "
+            f"{described(source)} fits no layer of {model.name!r}. A VGG16 with the model's `filters` and "
             "`convolutions`, without normalisation, is expected."
         )
     missing = [name for name in ("fc6", "fc7") if name not in layers]
     if skipped or missing:
         parts = [f"other shapes for {skipped}"] * bool(skipped) + [f"nothing for {missing}"] * bool(missing)
-        warnings.warn(f"{_described(source)} has {' and '.join(parts)}: these keep their initial values.", stacklevel=3)
+        warnings.warn(f"{described(source)} has {' and '.join(parts)}: these keep their initial values.", stacklevel=3)
     return skipped
 
 
@@ -80,7 +81,7 @@ def read_vgg16(source: str | os.PathLike | keras.Model) -> Layers:
         raise
     except Exception as error:  # Damaged files make zip, HDF5 and Keras raise almost anything.
         hint = " Without network, copy Keras's file here and pass its path." if source == "imagenet" else ""
-        raise ModelError(f"{_described(source)} cannot be read: {error}.{hint}") from error
+        raise ModelError(f"{described(source)} cannot be read: {error}.{hint}") from error
     renamed = {name if caffe else caffe_name(name): arrays for name, arrays in found.items()}
     layers = {
         name: [np.asarray(array, "float32") for array in arrays]
@@ -89,13 +90,24 @@ def read_vgg16(source: str | os.PathLike | keras.Model) -> Layers:
     }
     convolutions = sorted(name for name in layers if name.startswith("conv"))
     if not convolutions:
-        raise ModelError(f"{_described(source)} is no VGG16: it has the layers {list(found)[:6]} ...")
+        raise ModelError(f"{described(source)} is no VGG16: it has the layers {list(found)[:6]} ...")
     deepest = layers[convolutions[-1]][0].shape[0 if caffe else -1]
     for name, (kernel, bias) in layers.items():
         channels = deepest if name == "fc6" else None
         kernel = caffe_kernel(kernel, channels) if caffe else dense_kernel(kernel, channels)
         layers[name] = [kernel, bias.reshape(-1)]
     return layers
+
+
+def check_convolutions(model: keras.Model, layers: Layers, source: str | os.PathLike | keras.Model) -> None:
+    """Raises ModelError where the file has convolutions that the model lacks, as VGG19 has: it is another network."""
+    own = {layer.name for layer in model.layers}
+    strange = [name for name in layers if name.startswith("conv") and name not in own]
+    if strange:
+        raise ModelError(
+            f"{described(source)} is of another network than {model.name!r}, which has no {strange}. Expected VGG16, "
+            "or as many convolutions a block as the model has. Take another file."
+        )
 
 
 def dense_kernel(kernel: np.ndarray, channels: int | None = None) -> np.ndarray:
@@ -184,8 +196,9 @@ def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def _described(source) -> str:
+def described(source: str | os.PathLike | keras.Model) -> str:
+    """The file or the model that weights come from, for messages."""
     return f"the model {source.name!r}" if isinstance(source, keras.Model) else f"`backbone_weights` {str(source)!r}"
 
 
-__all__ = ["caffe_kernel", "dense_kernel", "load_vgg16", "read_vgg16"]
+__all__ = ["caffe_kernel", "check_convolutions", "dense_kernel", "described", "load_vgg16", "read_vgg16"]

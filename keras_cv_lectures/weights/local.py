@@ -45,10 +45,10 @@ def load_weights(
         path = download(find_published(str(path), architecture))
     path = Path(path)
     if not path.exists():
-        backbone = str(path).startswith("imagenet")
+        hint = f". Weights of ImageNet are a backbone's: backbone=NAME, backbone_weights={str(path)!r}"
         raise ModelError(
             f"`weights` must be an existing file. Received: weights={str(path)!r}"
-            + (". Weights of ImageNet are a backbone's: backbone_weights=" + repr(str(path)) if backbone else "")
+            + (hint if str(path).startswith("imagenet") else "")
         )
     if path.suffix in CAPTION_SUFFIXES and is_captioner(model):
         load_caption_weights(model, path)

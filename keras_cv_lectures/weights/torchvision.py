@@ -24,6 +24,7 @@ from keras_cv_lectures.weights.pth import read_torch
 HEAD = (
     "classifier.4",
     "aux_classifier.4",
+    "segmentation_head.0",
     "roi_heads.box_predictor.*",
     "roi_heads.mask_predictor.mask_fcn_logits",
     "roi_heads.keypoint_predictor.*",

@@ -8,13 +8,34 @@ from keras import layers
 from keras_cv_lectures.geometry.receptive import fit_size, output_size, receptive_field
 from keras_cv_lectures.layers import (
     AtrousConv2D,
+    BedOfNails,
+    BilinearConv2DTranspose,
     CropLike,
+    LocalResponseNormalization,
     MaxPoolWithArgmax,
     MaxUnpool,
+    MeanFieldCRF,
+    PadToAtLeast,
     PadToMultiple,
     ResizeLike,
+    SubPixelConv2DTranspose,
+    Upsample,
     UpsampleTwice,
 )
+
+# Ways to double a map, by the name that `_unet` knows them by.
+_DOUBLING = {
+    "transpose": lambda: layers.Conv2DTranspose(2, 2, strides=2),
+    "overlapping": lambda: layers.Conv2DTranspose(2, 4, strides=2, padding="same"),
+    "fixed": lambda: BilinearConv2DTranspose(2, padding="same"),
+    "fixed-wide": lambda: BilinearConv2DTranspose(2, 5, padding="same"),
+    "subpixel": lambda: SubPixelConv2DTranspose(2, 4),
+    "nails": lambda: BedOfNails(2),
+    "repeated": lambda: Upsample(2),
+    "bicubic": lambda: Upsample(2, "bicubic"),
+    "nearest": lambda: UpsampleTwice("nearest"),
+    "bilinear": lambda: UpsampleTwice("bilinear"),
+}
 
 
 def test_arithmetic_by_hand():
@@ -40,6 +61,24 @@ def test_unpooling_by_hand():
     assert (field.stride, field.reach, field.limit) == (2, (7, 7), "")  # 6 + 1
 
 
+def test_a_mean_field_reads_a_window_an_iteration_and_one_for_its_kernels():
+    x, logits = keras.Input((None, None, 3)), layers.Conv2D(2, 3, padding="same")
+    refined = MeanFieldCRF(window=5, iterations=3, dilation=2)([logits(x), x])
+    assert receptive_field(keras.Model(x, refined)).reach == (17, 17)  # 1 + (3 + 1) * 4
+
+
+def test_normalising_channels_and_filling_up_read_no_neighbours():
+    x = keras.Input((None, None, 3))
+    y = LocalResponseNormalization()(PadToAtLeast(5)(x))
+    assert (receptive_field(keras.Model(x, y)).reach, receptive_field(keras.Model(x, y)).stride) == ((0, 0), 1)
+
+
+def test_corners_upon_corners_have_no_reach_of_their_own():
+    x = keras.Input((None, None, 3))
+    y = Upsample(2, "bilinear", align_corners=True)(layers.AveragePooling2D(2)(x))
+    assert "Upsample" in receptive_field(keras.Model(x, y)).limit
+
+
 def test_rows_and_columns_are_told_apart():
     x = keras.Input((None, None, 1))
     field = receptive_field(keras.Model(x, layers.Conv2D(1, (7, 1), padding="same")(x)))
@@ -58,7 +97,7 @@ def test_valid_convolutions_need_no_margin():
 
 
 @pytest.mark.parametrize("valid", [True, False])
-@pytest.mark.parametrize("upsampling", ["transpose", "nearest", "bilinear", "like", "overlapping"])
+@pytest.mark.parametrize("upsampling", [*_DOUBLING, "like"])
 def test_bound_of_a_unet_holds_and_is_tight(valid, upsampling):
     if valid and upsampling == "like":
         pytest.skip("resizes to the skip, which is larger than the map that it is cropped to")
@@ -167,12 +206,8 @@ def _unet(*, valid, upsampling, depth=2):
     for skip in reversed(skips):
         if upsampling == "like":
             x = ResizeLike("bilinear")([x, skip])
-        elif upsampling == "transpose":
-            x = layers.Conv2DTranspose(2, 2, strides=2)(x)
-        elif upsampling == "overlapping":
-            x = layers.Conv2DTranspose(2, 4, strides=2, padding="same")(x)
         else:
-            x = UpsampleTwice(upsampling)(x)
+            x = _DOUBLING[upsampling]()(x)
         x = layers.Concatenate()([x, CropLike()([skip, x])])
         for _ in range(2):
             x = layers.Conv2D(2, 3, padding=padding, activation="relu")(x)

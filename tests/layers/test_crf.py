@@ -229,6 +229,8 @@ def test_xla_agrees():
         ({"window": 4}, "odd"),
         ({"window": 1}, "at least 3"),
         ({"iterations": 0}, "iterations=0"),
+        ({"iterations": 10.0}, r"iterations=10\.0"),
+        ({"window": 7.0}, r"window=7\.0"),
         ({"dilation": 1.5}, "dilation=1.5"),
         ({"spatial_xy": 0}, "spatial_xy=0"),
         ({"normalization": "after"}, "'after'"),

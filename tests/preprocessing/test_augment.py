@@ -480,6 +480,19 @@ def test_pictures_that_are_not_warped_keep_their_pixels():
     assert len(seen) >= 4
 
 
+def test_a_share_that_is_scaled_is_random():
+    plan = Augmentation(flip=0.0, crop=False, scale=(2.0, 2.0), warp=0.5)
+    image = np.random.default_rng(0).integers(0, 256, (8, 8, 1), dtype=np.uint8)
+    with pytest.raises(ValueError, match="seed: expected"):
+        augment({"image": image}, plan, (8, 8))
+    seen = {
+        augment({"image": image, "seed": np.int32([k, 0])}, plan, (8, 8))["image"].numpy().tobytes() for k in range(9)
+    }
+    assert len(seen) == 2
+    for warp in (0.0, 1.0):
+        assert not Augmentation(flip=0.0, crop=False, scale=(2.0, 2.0), warp=warp).random
+
+
 def test_the_warped_share_is_as_asked():
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 1), dtype=np.uint8)
     plan = Augmentation(flip=0.0, rotate=45.0, warp=0.3)

@@ -10,12 +10,14 @@ import pytest
 import tensorflow as tf
 
 from keras_cv_lectures.backbones import resnet_v1_5
+from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.exporting import export_tflite
 from keras_cv_lectures.layers import SyncBatchNormalization
 from keras_cv_lectures.runners import load_runner
 from keras_cv_lectures.segmentation import aspp, build_deeplab
 from keras_cv_lectures.segmentation.deeplab_vgg import pool5a, vgg16_stride8
 from keras_cv_lectures.serving import gflops
+from keras_cv_lectures.weights import load_torch, to_torch_state
 
 
 def _trained(model) -> int:
@@ -24,6 +26,9 @@ def _trained(model) -> int:
 
 def _narrow(channels=3, output_stride=8):
     return resnet_v1_5((1, 1, 1, 1), (2, 2, 2, 2), stem=4, channels=channels, output_stride=output_stride)
+
+
+_HEADS = {"aspp_filters": 4, "decoder_filters": 4, "low_level_filters": 2}
 
 
 # Parameter counts, strides and rates. --------------------------------------------------------------------------------
@@ -235,6 +240,65 @@ def test_large_fov_takes_the_classifier_s_layers_and_leaves_numbers_out():
         np.testing.assert_array_equal(model.get_layer(f"fc7_{k}").kernel[0, 0], second[np.ix_(kept, kept)])
 
 
+def _vgg(width=2, fc=None, extra=()):
+    """VGG-16 under Keras's names, narrow, with or without its fully connected layers, as layers that nothing runs."""
+    image = x = keras.Input((224, 224, 3))
+    for block, (factor, count) in enumerate([(1, 2), (2, 2), (4, 3), (8, 3), (8, 3)], start=1):
+        for step in range(1, count + 1):
+            x = keras.layers.Conv2D(width * factor, 3, padding="same", name=f"block{block}_conv{step}")(x)
+        x = keras.layers.MaxPooling2D(2)(x)
+    for name in extra:
+        x = keras.layers.Conv2D(width * 8, 3, padding="same", name=name)(x)
+    if fc:
+        x = keras.layers.Flatten()(x)
+        x = keras.layers.Dense(fc, name="fc2")(keras.layers.Dense(fc, name="fc1")(x))
+    return keras.Model(image, x, name="vgg")
+
+
+def test_a_classifier_without_its_top_is_loaded_with_a_warning():
+    source = _vgg()
+    with pytest.warns(UserWarning, match=r"nothing for \['fc6', 'fc7'\]"):
+        model = build_deeplab(version="v1", filters=2, aspp_filters=4, backbone_weights=source)
+    np.testing.assert_array_equal(model.get_layer("conv5_3").kernel, source.get_layer("block5_conv3").kernel)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (lambda: _vgg(4, fc=4), r"does not fit layer 'conv1_1'.*expected a kernel \(3, 3, 3, 2\).*\(3, 3, 3, 4\)"),
+        (lambda: _vgg(fc=3), r"does not fit layer 'fc6'"),
+        (lambda: _vgg(fc=4, extra=["block3_conv4"]), r"another network.*\['conv3_4'\]"),
+    ],
+    ids=["wider", "fewer filters", "VGG-19"],
+)
+def test_a_classifier_that_does_not_fit_is_refused(source, message):
+    with pytest.raises(ModelError, match=message):
+        build_deeplab(version="v1", filters=2, aspp_filters=4, backbone_weights=source())
+
+
+@pytest.mark.parametrize("version", ["v3", "v3+"])
+def test_a_state_dict_of_other_classes_leaves_the_head(version):
+    first, other = (build_deeplab((32, 32, 3), n, version=version, backbone=_narrow(), **_HEADS) for n in (5, 3))
+    head = {"v3": "classifier.4", "v3+": "segmentation_head.0"}[version]
+    before, state = other.get_layer(head).get_weights()[0], to_torch_state(first)
+    with pytest.warns(UserWarning, match=rf"other shapes for \['{head}'\]"):
+        load_torch(other, state)
+    np.testing.assert_array_equal(other.get_layer(head).kernel, before)
+    fitting = {"v3": "classifier.0.project.0", "v3+": "decoder.block1.0"}[version]
+    np.testing.assert_array_equal(other.get_layer(fitting).kernel, first.get_layer(fitting).kernel)
+
+
+def test_a_decoder_fits_without_its_encoder():
+    first, other = (build_deeplab((32, 32, 3), 3, backbone=_narrow(), decoder="smp", **_HEADS) for _ in range(2))
+    before = other.get_layer("backbone").get_weights()
+    state = {key: value for key, value in to_torch_state(first).items() if not key.startswith("backbone.")}
+    load_torch(other, state, new=("backbone.*",))
+    for name in ("decoder.block1.0", "segmentation_head.0"):
+        np.testing.assert_array_equal(other.get_layer(name).kernel, first.get_layer(name).kernel)
+    for got, kept in zip(other.get_layer("backbone").get_weights(), before, strict=True):
+        np.testing.assert_array_equal(got, kept)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -247,6 +311,10 @@ def test_large_fov_takes_the_classifier_s_layers_and_leaves_numbers_out():
         ({"normalization": "batch"}, "`normalization` goes with v1"),
         ({"version": "v2", "normalization": "batch", "backbone": "mobilenetv2"}, "`normalization` goes with v1"),
         ({"version": "v1", "normalization": "batch", "backbone_weights": "a.h5"}, "Leave one of the two out"),
+        ({"version": "v1", "rates": ()}, r"`rates` must be one number for v1. Received: rates=\(\)"),
+        ({"version": "v1", "rates": (6, 12)}, "`rates` must be one number for v1"),
+        ({"version": "v2", "rates": ()}, "`rates` must be at least one number for v2"),
+        ({"version": "v2", "backbone": "mobilenetv2", "rates": ()}, "`rates` must be at least one number for v2"),
         ({"backbone": "resnet5"}, "`backbone` must be one of"),
         ({"num_classes": 0}, "`num_classes` must be at least 1"),
         ({"weights": "torchvision/coco-voc"}, "has no published file"),

@@ -72,16 +72,33 @@ def test_scales_average_probabilities_at_the_picture_s_size():
     np.testing.assert_allclose(got.sum(-1), 1, atol=1e-5)
 
 
-def test_the_network_sees_every_scale_of_the_size_it_was_trained_at():
-    runner, seen = load_runner(_copying()), []
+def _watched(runner, input_size=None):
+    """The runner of a training at a size, and the sizes of the pictures that it will have seen."""
+    seen = []
 
     def run(images):
-        seen.append(images.shape[1:3])
+        if images.any():  # A black picture asks a model what it answers with.
+            seen.append(images.shape[1:3])
         return runner(images)
 
-    trained = dataclasses.replace(
-        runner, run=run, metadata=dataclasses.replace(runner.metadata, input_size=(20, 40)), model=None
-    )
+    metadata = dataclasses.replace(runner.metadata, input_size=input_size)
+    return dataclasses.replace(runner, run=run, metadata=metadata, model=None), seen
+
+
+def test_turned_pictures_keep_their_shape():
+    trained, seen = _watched(load_runner(_copying()), (20, 40))
+    predict_averaged(trained, _picture(), flips=None)
+    assert seen == [(20, 40), (40, 20), (20, 40), (40, 20)]
+    fixed, seen = _watched(load_runner(_copying((20, 40))))
+    predict_averaged(fixed, _picture(), flips="vertical")
+    assert seen == [(20, 40)] * 4  # Two half turns and their mirror images; a quarter turn would be squashed.
+    square, seen = _watched(load_runner(_copying((8, 8))))
+    predict_averaged(square, _picture(), flips=None)
+    assert seen == [(8, 8)] * 4
+
+
+def test_the_network_sees_every_scale_of_the_size_it_was_trained_at():
+    trained, seen = _watched(load_runner(_copying()), (20, 40))
     got = predict_averaged(trained, _picture(), rotations=False, flips=None, scales=DEEPLAB_SCALES)
     assert seen == [(10, 20), (15, 30), (20, 40), (25, 50), (30, 60), (35, 70)]
     assert got.shape == (6, 9, 3)

@@ -8,6 +8,7 @@ import pytest
 
 import keras_cv_lectures as kcvl
 from keras_cv_lectures.layers import LocalResponseNormalization, MaxPoolWithArgmax, MaxUnpool
+from keras_cv_lectures.segmentation.crf import append_crf
 from keras_cv_lectures.segmentation.segnet import build_segnet, predict_bayesian
 
 
@@ -175,6 +176,29 @@ def test_bayesian_prediction_of_a_network_keeps_its_statistics_and_repeats_with_
     np.testing.assert_array_equal(model(x), model(x))  # The model itself still does not drop.
     model.save(tmp_path / "segnet.keras")  # Nor do the sampler's calls of its layers get into its file.
     np.testing.assert_array_equal(keras.saving.load_model(tmp_path / "segnet.keras")(x), model(x))
+
+
+def test_bayesian_prediction_drops_in_every_layer_on_its_own():
+    """The first dropout keeps or loses the one class, the second the other: all four cases come up, not two."""
+    inputs = keras.Input((1, 1, 1), name="image")
+    halves = [keras.layers.Dropout(0.5, name=f"drop{k}")(inputs) for k in (1, 2)]
+    model = keras.Model(inputs, keras.layers.Subtract()(halves))
+    logits = keras.layers.Concatenate()([model.output, keras.layers.Rescaling(0.0)(model.output)])
+    model = keras.Model(inputs, logits)
+    mean, variance = predict_bayesian(model, np.full((400, 1, 1, 1), np.log(3) / 2, "float32"), samples=4, seed=0)
+    # Identical masks would leave 0 logits in every pass. Independent ones: 0.5, 0.75 or 0.25 with 1/2, 1/4 and 1/4.
+    assert abs(mean[..., 0].mean() - 0.5) < 0.03
+    assert abs(variance[..., 0].mean() - 0.25**2 / 2 * 3 / 4) < 4e-3
+
+
+def test_bayesian_prediction_looks_into_nested_models_and_at_the_logits():
+    network = build_segnet((8, 8, 3), 2, variant="basic", filters=4, dropout=0.5)
+    x = _pictures(1, 8, 8, 3)
+    _, variance = predict_bayesian(append_crf(network, window=3, iterations=1), x, 3, seed=1)
+    assert variance.max() > 0
+    two = keras.Model(network.input, {"auxiliary": network.output * 0.0, "logits": network.output})
+    for got, expected in zip(predict_bayesian(two, x, 3, seed=1), predict_bayesian(network, x, 3, seed=1), strict=True):
+        np.testing.assert_array_equal(got, expected)
 
 
 @pytest.mark.parametrize(

@@ -37,10 +37,16 @@ def test_context_of_the_valid_network():
     assert context_margin(3) == 44
 
 
-@pytest.mark.parametrize("size", [(573, 572), (572, 100), (186, 572)])
-def test_sizes_that_valid_convolutions_cannot_take_are_refused_with_the_next_ones(size):
-    with pytest.raises(ValueError, match=r"`input_shape` .* must make every pooled map even: \d+, \d+, \d+"):
+@pytest.mark.parametrize(
+    ("size", "named"),
+    [((573, 572), (572, 588, 604)), ((572, 100), (188, 204, 220)), ((186, 572), (188, 204)), ((572, 172), (188, 204))],
+)
+def test_sizes_that_valid_convolutions_cannot_take_are_refused_with_the_next_ones(size, named):
+    fitting = ", ".join(map(str, named))
+    with pytest.raises(ValueError, match=rf"`input_shape` .* must make every pooled map even: {fitting}"):
         build_unet((*size, 1), 2, variant="paper", filters=2)
+    for side in named:
+        build_unet((side, side, 1), 2, variant="paper", filters=1)
 
 
 def test_skips_are_taken_after_dropout_and_dropout_stands_at_the_end_of_the_contracting_path():
@@ -122,6 +128,7 @@ def test_unknown_arguments_name_the_right_one(arguments, message):
         ({"num_classes": 0}, "`num_classes` must be at least 1"),
         ({"backbone": "resnet5"}, "Did you mean 'resnet50'"),
         ({"backbone": "vgg16", "variant": "paper"}, "`backbone` needs"),
+        ({"backbone_weights": "imagenet"}, "needs a `backbone`.*'resnet50_v1_5'"),
         ({"normalization": "instance"}, "`normalization` must be one of"),
     ],
 )

@@ -21,6 +21,7 @@ from caffe_reference import (
 
 from keras_cv_lectures.segmentation import build_unet
 from keras_cv_lectures.segmentation.deconvnet import build_deconvnet
+from keras_cv_lectures.segmentation.deeplab import build_deeplab
 from keras_cv_lectures.segmentation.fcn_vgg import build_fcn8s
 from keras_cv_lectures.segmentation.segnet import build_segnet
 from keras_cv_lectures.weights import load_caffe
@@ -110,6 +111,26 @@ def test_a_vgg_classifier_starts_fcn(tmp_path, rng):
     assert set(left) == {"score_fr", "score_pool4", "score_pool3", "upscore2", "upscore_pool4", "upscore8"}
     fc6 = blobs["fc6"][0].reshape(5, 16, 7, 7)
     np.testing.assert_array_equal(model.get_layer("fc6").kernel[2, 3, 4], fc6[:, 4, 2, 3])
+
+
+@pytest.mark.parametrize("heads", [[""], ["_1", "_2", "_3", "_4"]], ids=["v1", "v2"])
+def test_deeplab_takes_the_authors_files_whose_scores_name_the_data_set(tmp_path, rng, heads):
+    shapes = vgg()
+    for k in heads:
+        shapes |= {f"fc6{k}": ((5, 16, 3, 3), None), f"fc7{k}": ((5, 5, 1, 1), None)}
+        shapes[f"fc8_pascal_context{k}"] = ((3, 5, 1, 1), None)
+    blobs = fill(rng, shapes)
+    path = write(tmp_path / "deeplab.caffemodel", blobs, version=2)
+    version = "v1" if heads == [""] else "v2"
+    model = build_deeplab(num_classes=3, version=version, filters=2, aspp_filters=5)
+    assert load_caffe(model, path) == []
+    for k in heads:
+        scores = blobs[f"fc8_pascal_context{k}"]
+        np.testing.assert_array_equal(model.get_layer(f"fc8{k}").kernel[0, 0], scores[0][:, :, 0, 0].T)
+        np.testing.assert_array_equal(model.get_layer(f"fc8{k}").bias, scores[1])
+    other = build_deeplab(num_classes=7, version=version, filters=2, aspp_filters=5)
+    with pytest.warns(UserWarning, match="another number of classes"):
+        assert load_caffe(other, path) == [f"fc8{k}" for k in heads]
 
 
 def with_affine(rng, blobs, name_of):

@@ -148,6 +148,12 @@ def test_a_file_without_top_and_other_widths_are_named(classifier, tmp_path):
         build_fcn8s((None, None, 3), 3, backbone_weights=classifier, **{**NARROW, "fc_filters": FC + 1})
 
 
+def test_a_network_with_more_convolutions_is_refused(classifier):
+    for build in (build_fcn8s, build_fcn32s):
+        with pytest.raises(ModelError, match=r"another network than 'fcn.*has no \['conv5_2'\]"):
+            build((None, None, 3), 3, backbone_weights=classifier, **{**NARROW, "convolutions": (1, 2, 1, 1, 1)})
+
+
 def test_files_that_do_not_fit_are_refused(classifier, tmp_path):
     with pytest.raises(ModelError, match="fits no layer"):
         load_vgg16(build_fcn8s((None, None, 3), 3, filters=11, fc_filters=2), classifier)

@@ -77,7 +77,7 @@ _TRAIN = """examples:
 input size: pictures are resized to input_size; without it to their own size (the most frequent one), shrunk to 512
 pixels on the longer side. With crop_size alone they keep their own size and random windows of them are trained on.
 
---resume takes the settings of the run; what --set gives is changed, and the network cannot be changed.
+--resume takes the settings of the run, and its --val; what --set gives is changed, and the network cannot be changed.
 The run folder holds best.keras (chosen on the validation data), last.keras, history.csv, run.json and report.html.
 best.keras is chosen by keep_best, of a detector by default by val_loss. evaluate_every=1 measures its average precision
 after every epoch (val_ap, val_ap50, val_mask_ap50, ...), by which keep_best can choose, too.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -101,15 +100,11 @@ def check_same_pictures(out: Path, earlier: Mapping[str, Any], train_source: Sou
 
 
 def resumption(out: Path, options: TrainingOptions) -> str:
-    if not (out / STATE).exists():
-        return f"there is no checkpoint in {out} yet: starting from the beginning"
-    try:
-        state = json.loads((out / STATE).read_text(encoding="utf-8"))
-        done = int(state["epochs_done"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{out / STATE} is damaged ({error}). Restore it, or train into another --out.") from error
     checkpoints = Checkpoints(out, monitor=options.keep_best, seed=options.seed, patience=options.patience)
-    checkpoints.history, checkpoints.best = state.get("history", []), state.get("best")
+    state = checkpoints.read()
+    if state is None:
+        return f"there is no checkpoint in {out} yet: starting from the beginning"
+    done = int(state["epochs_done"])
     if done < options.epochs and checkpoints.without_gain():
         return f"patience={options.patience} ended it after epoch {done}; --set patience={options.epochs} would go on"
     if done < options.epochs:

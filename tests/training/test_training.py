@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from keras_cv_lectures.data import shapes_source
 from keras_cv_lectures.errors import DataError, ModelError
+from keras_cv_lectures.files import write_json
 from keras_cv_lectures.recipe import TrainingOptions, split_settings
 from keras_cv_lectures.runners import load_runner
 from keras_cv_lectures.systems import SYSTEMS
@@ -88,7 +89,7 @@ def test_a_stopped_run_resumes_to_the_weights_of_an_uninterrupted_one(source, un
     with pytest.raises(KeyboardInterrupt):
         _train(source, tmp_path / "run", val=val, callbacks=[_Stop(epoch)])
     state = json.loads((tmp_path / "run/checkpoint/state.json").read_text())
-    assert state["epochs_done"] == epoch
+    assert (state["epochs_done"], state["monitor"]) == (epoch, OPTIONS.keep_best)
     resumed = _train(source, tmp_path / "run", val=val, resume=True)
     assert _distance(uninterrupted.model, resumed.model) < 1e-6
     assert [row["epoch"] for row in resumed.history] == [1, 2, 3]
@@ -116,6 +117,19 @@ def test_patience_waits_for_the_next_measured_epoch(tmp_path):
     assert not checkpoints.without_gain()
     checkpoints.history.append({"epoch": 6, "val_ap": 0.4})
     assert checkpoints.without_gain()
+
+
+@pytest.mark.parametrize("earlier_version", [False, True])
+@pytest.mark.parametrize(("monitor", "best"), [("val_mean_iou", 0.6), ("val_loss", 0.9), ("val_ap50", None)])
+def test_another_keep_best_goes_on_from_what_the_best_file_is_worth_by_it(tmp_path, monitor, best, earlier_version):
+    rows = [(0.4, 0.8), (0.6, 0.9), (0.5, 0.7)]  # The second epoch is in best.keras.
+    history = [{"epoch": k, "val_mean_iou": iou, "val_loss": loss} for k, (iou, loss) in enumerate(rows, 1)]
+    state = {"epochs_done": 3, "best": 0.6, "history": history}
+    write_json(tmp_path / "run.json", {"options": {"keep_best": "val_mean_iou"}} if earlier_version else {})
+    write_json(tmp_path / "checkpoint/state.json", state if earlier_version else {**state, "monitor": "val_mean_iou"})
+    checkpoints = Checkpoints(tmp_path, monitor=monitor, seed=0)
+    assert checkpoints.read()["epochs_done"] == 3
+    assert checkpoints.best == best
 
 
 @pytest.mark.parametrize(

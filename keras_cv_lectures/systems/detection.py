@@ -5,10 +5,13 @@ An entry holds what is peculiar to the system; what all systems of the task shar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from keras_cv_lectures.detection import build_faster_rcnn, build_keypoint_rcnn, build_mask_rcnn
+from keras_cv_lectures.detection.single_level import VARIANT_DEFAULTS
 from keras_cv_lectures.evaluating import evaluate_detection, headline_scores
 from keras_cv_lectures.exporting.agreement import compare_detections
 from keras_cv_lectures.preprocessing import detection_batches
@@ -49,7 +52,7 @@ def _detection(fields: tuple[str, ...] = (), **more: Any) -> Recipe:
         "epoch_score_names": tuple(kind + score for kind in kinds for score in ("ap", "ap50", "voc_ap50")),
         "agreement": _agreement,
         "context": lambda config, options, names: {
-            "sizes": (config["min_size"], config["max_size"]) if config.get("min_size") else None,
+            "sizes": _sizes(more["build"], config),
             "max_objects": options.max_objects,
             "masks": "masks" in fields,
             "keypoints": "keypoints" in fields,
@@ -73,11 +76,19 @@ def _object_batches(dataset, *, output_size, base_size, context, **options):
 def _sized_for_training(config: Mapping[str, Any], options: TrainingOptions, source) -> dict[str, Any]:
     """The detector brings pictures to the size that it is trained at, unless the builder was told another."""
     config = dict(config)
-    if "min_size" not in config and options.input_size is not None:
+    if not {"min_size", "max_size"} & config.keys() and options.input_size is not None:
         config |= {"min_size": min(options.input_size), "max_size": max(options.input_size)}
     if "num_keypoints" in config and source.keypoint_names:
         config["num_keypoints"] = len(source.keypoint_names)
     return config
+
+
+def _sizes(build: Callable[..., Any], config: Mapping[str, Any]) -> tuple[int, float] | None:
+    """(min_size, max_size) of the network that `build` makes of `config`; None: pictures keep their size."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(build).parameters.items()}
+    settings = {**defaults, **VARIANT_DEFAULTS.get(str(config.get("variant")), {}), **config}
+    smallest, largest = settings["min_size"], settings["max_size"]
+    return None if smallest is None else (smallest, math.inf if largest is None else largest)
 
 
 def _agreement(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:

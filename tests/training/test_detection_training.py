@@ -1,0 +1,43 @@
+"""Detectors in the trainer: the sizes they see, and options and data that do not go with them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from keras_cv_lectures.data import shapes_source
+from keras_cv_lectures.preprocessing.detection import detection_example
+from keras_cv_lectures.systems import SYSTEMS
+
+RECIPE = SYSTEMS["faster_rcnn"]
+
+
+@pytest.fixture(scope="module")
+def source():
+    return shapes_source(4, size=(48, 64), seed=1)
+
+
+@pytest.mark.parametrize(
+    ("config", "sizes"),
+    [
+        ({}, (48, 64)),
+        ({"min_size": 40}, (40, 1333)),
+        ({"max_size": 900}, (800, 900)),
+        ({"min_size": 40, "variant": "vgg16"}, (40, 1000)),
+        ({"min_size": 40, "max_size": None}, (40, math.inf)),
+        ({"min_size": None}, None),
+    ],
+)
+def test_pictures_are_brought_to_the_sizes_of_the_network(source, unfilled, config, sizes):
+    """Of which the builder completes what is not given."""
+    fitted = RECIPE.fit_config(config, RECIPE.smoke_options, source)
+    assert RECIPE.context(fitted, RECIPE.smoke_options, ())["sizes"] == sizes
+    if "variant" not in config:
+        settings = unfilled(RECIPE.build, num_classes=2, **{**RECIPE.smoke, **fitted}).graph.settings
+        assert (settings.min_size, settings.max_size or math.inf) == (sizes or (None, settings.max_size))
+    example = {"image": np.zeros((48, 64, 3), np.uint8), "boxes": np.float32([[1, 1, 9, 9]]), "labels": np.int32([0])}
+    scale = 1.0 if sizes is None else min(sizes[0] / 48, sizes[1] / 64)
+    found = detection_example(example, canvas=(1000, 1000), sizes=sizes)
+    np.testing.assert_array_equal(found["size"], [math.floor(48 * scale), math.floor(64 * scale)])

@@ -34,6 +34,7 @@ from keras_cv_lectures.reporting import (
 from keras_cv_lectures.systems import SYSTEMS
 from keras_cv_lectures.training import make_strategy, train, train_staged
 from keras_cv_lectures.training.callbacks import BEST, HISTORY, STATE
+from keras_cv_lectures.training.checks import check_sources
 
 LONGEST_SIDE = 512
 _HELD_OUT = 0.15
@@ -63,6 +64,7 @@ def run_train(arguments: argparse.Namespace) -> int:
     check_source_fits(train_source, arguments.data, detector, captioner)
     if val_source is not None:
         check_source_fits(val_source, given or arguments.data, detector, captioner)
+    check_sources(recipe, train_source, val_source)
     classes = recipe.names(train_source, options)[0]
     known = earlier.get("classes")
     if known and list(classes) != known:

@@ -12,6 +12,7 @@ from typing import Any
 
 from keras_cv_lectures.detection import build_faster_rcnn, build_keypoint_rcnn, build_mask_rcnn
 from keras_cv_lectures.detection.single_level import VARIANT_DEFAULTS
+from keras_cv_lectures.errors import DataError
 from keras_cv_lectures.evaluating import evaluate_detection, headline_scores
 from keras_cv_lectures.exporting.agreement import compare_detections
 from keras_cv_lectures.preprocessing import detection_batches
@@ -58,6 +59,7 @@ def _detection(fields: tuple[str, ...] = (), **more: Any) -> Recipe:
             "keypoints": "keypoints" in fields,
         },
         "fit_config": _sized_for_training,
+        "check_source": lambda source: _check_objects(source, {field: keys[field] for field in fields}, more["name"]),
         "overfit_steps": 200,
         "overfit_rate": 3e-3,
         "names": lambda source, options: (source.object_classes, source.object_colors),
@@ -81,6 +83,16 @@ def _sized_for_training(config: Mapping[str, Any], options: TrainingOptions, sou
     if "num_keypoints" in config and source.keypoint_names:
         config["num_keypoints"] = len(source.keypoint_names)
     return config
+
+
+def _check_objects(source, learned: Mapping[str, tuple[str, ...]], name: str) -> None:
+    """Refuses `source` if one of what is `learned` is under none of its keys in the examples."""
+    held = source[0] if len(source) else {}
+    for field, keys in learned.items():
+        if held and not held.keys() & keys:
+            raise DataError(
+                f"{source.name} holds no {field}, which {name} learns. Give data with {field}, or train faster_rcnn."
+            )
 
 
 def _sizes(build: Callable[..., Any], config: Mapping[str, Any]) -> tuple[int, float] | None:

@@ -18,12 +18,12 @@ import tensorflow as tf
 from keras_cv_lectures.data import Source, cached, data_error, to_dataset, wait_for_readers
 from keras_cv_lectures.errors import DataError, ModelError
 from keras_cv_lectures.files import write_json, write_text
-from keras_cv_lectures.metadata import RUN_FILE, Metadata, read_metadata
+from keras_cv_lectures.metadata import RUN_FILE, Metadata
 from keras_cv_lectures.preprocessing import Augmentation
 from keras_cv_lectures.recipe import Recipe, TrainingOptions
 from keras_cv_lectures.runners import load_runner, machine
-from keras_cv_lectures.text import SPECIAL_WORDS
-from keras_cv_lectures.training.callbacks import BEST, LAST, STATE, Checkpoints, StopOnNaN, save_model
+from keras_cv_lectures.training.callbacks import BEST, LAST, Checkpoints, StopOnNaN, save_model
+from keras_cv_lectures.training.checks import check_folder, check_replicas, check_scores, check_sources, check_words
 from keras_cv_lectures.training.features import trained_on_features
 from keras_cv_lectures.training.multiworker import repair_fit
 from keras_cv_lectures.training.optimizers import make_optimizer
@@ -92,17 +92,12 @@ def train(
     out = Path(out)
     options = options or recipe.options
     val_source = cached(val_source) if val_source else None
-    _check_folder(out, resume)
-    _check_scores(recipe, options, val_source)
-    if len(train_source) == 0:
-        raise DataError(f"{train_source.name} holds no pictures; there is nothing to train on.")
+    check_folder(out, resume)
+    check_scores(recipe, options, val_source)
+    check_sources(recipe, train_source, val_source)
     keras.utils.set_random_seed(options.seed)
     strategy = make_strategy(strategy) if isinstance(strategy, str) else strategy
-    if options.batch_size % strategy.num_replicas_in_sync:
-        raise ValueError(
-            f"`batch_size` must be divisible by the {strategy.num_replicas_in_sync} replicas. "
-            f"Received: batch_size={options.batch_size}."
-        )
+    check_replicas(options, strategy)
     chief = is_chief(strategy)
     config = dict(recipe.fit_config({**recipe.config, **(config or {})}, options, train_source))
     classes, colors = recipe.names(train_source, options)
@@ -111,7 +106,7 @@ def train(
             f"{train_source.name} has no classes that {recipe.name} could learn. Detectors need data with boxes, "
             "segmentation needs masks, captioners need captions."
         )
-    _check_words(config.get("weights"), classes)
+    check_words(config.get("weights"), classes)
     augment = Augmentation(**{**recipe.augmentation, **(augmentation or {})})
     if train_source.keypoint_flip and augment.keypoint_flip is None:
         augment = dataclasses.replace(augment, keypoint_flip=tuple(train_source.keypoint_flip))
@@ -339,35 +334,3 @@ def _tensorboard(out: Path, chief: bool) -> list[Callable]:
     if not chief or importlib.util.find_spec("tensorboard") is None:
         return []
     return [keras.callbacks.TensorBoard(out / "tensorboard", write_graph=False)]
-
-
-def _check_words(weights: Any, words: tuple[str, ...]) -> None:
-    """A captioner's ids are words of the vocabulary that it was trained with; of another, as large, they are others."""
-    if not isinstance(weights, str | os.PathLike) or words[: len(SPECIAL_WORDS)] != SPECIAL_WORDS:
-        return
-    known = read_metadata(weights).classes
-    if known and known != words:
-        raise DataError(
-            f"`weights` {weights} belongs to a run whose {len(known)} words are not the {len(words)} of this training. "
-            f"Train with its vocabulary: vocabulary={Path(weights).parent}."
-        )
-
-
-def _check_scores(recipe: Recipe, options: TrainingOptions, val_source: Source | None) -> None:
-    every = options.evaluate_every
-    if every and recipe.epoch_scores is None:
-        raise ValueError(
-            f"{recipe.name} measures all its scores after every epoch. Leave out evaluate_every={every}, which is for "
-            "systems whose scores need whole predictions, such as detectors."
-        )
-    if every and val_source is None:
-        raise ValueError(f"evaluate_every={every} needs validation data, and there is none. Leave it out.")
-    if not every and options.keep_best.removeprefix(VALIDATION) in recipe.epoch_score_names:
-        raise ValueError(
-            f"keep_best={options.keep_best} needs evaluate_every=1 (or more), which measures it during the training."
-        )
-
-
-def _check_folder(out: Path, resume: bool) -> None:
-    if not resume and (out / STATE).exists():
-        raise ModelError(f"{out} already holds a training. Continue it with --resume, or choose another --out.")

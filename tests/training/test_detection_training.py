@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 
 from keras_cv_lectures.data import shapes_source
+from keras_cv_lectures.errors import DataError
 from keras_cv_lectures.preprocessing.detection import detection_example
 from keras_cv_lectures.systems import SYSTEMS
+from keras_cv_lectures.training import train
 
 RECIPE = SYSTEMS["faster_rcnn"]
 
@@ -41,3 +44,17 @@ def test_pictures_are_brought_to_the_sizes_of_the_network(source, unfilled, conf
     scale = 1.0 if sizes is None else min(sizes[0] / 48, sizes[1] / 64)
     found = detection_example(example, canvas=(1000, 1000), sizes=sizes)
     np.testing.assert_array_equal(found["size"], [math.floor(48 * scale), math.floor(64 * scale)])
+
+
+@pytest.mark.parametrize(("system", "kept", "missing"), [
+    ("mask_rcnn", "keypoints", "masks"),
+    ("keypoint_rcnn", "mask_pixels mask_windows", "keypoints"),
+])  # fmt: skip
+def test_data_without_what_the_head_learns_are_refused(source, tmp_path, system, kept, missing):
+    keys = {"image", "image_id", "boxes", "labels", *kept.split()}
+    poor = dataclasses.replace(source, read=lambda index: {k: v for k, v in source.read(index).items() if k in keys})
+    recipe = SYSTEMS[system]
+    for sources in ((poor, None), (source, poor)):
+        with pytest.raises(DataError, match=f"holds no {missing}, which {system} learns.*or train faster_rcnn"):
+            train(recipe, *sources, out=tmp_path / "run", config=recipe.smoke, options=recipe.smoke_options)
+    assert not (tmp_path / "run").exists()

@@ -29,7 +29,7 @@ class TrainingOptions:
         schedule: "cosine", "poly" (power 0.9) or "constant".
         warmup_epochs: epochs of linear warm-up from zero; may be a fraction.
         clip_norm: largest global norm of a gradient, or None.
-        accumulate: steps whose gradients are averaged before an update.
+        accumulate: steps whose gradients are averaged before an update; not on replicas.
         precision: "float32" or "bfloat16" (mixed).
         loss: one of "cross_entropy", "dice", "jaccard", "focal", "tversky", "lovasz", or a sum such as
             "cross_entropy+dice".

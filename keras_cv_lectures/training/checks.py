@@ -16,6 +16,9 @@ from keras_cv_lectures.text import SPECIAL_WORDS
 from keras_cv_lectures.training.callbacks import STATE
 from keras_cv_lectures.training.scores import VALIDATION
 
+# Also of one replica.
+_MIRRORED = (tf.distribute.MirroredStrategy, tf.distribute.MultiWorkerMirroredStrategy)
+
 
 def check_folder(out: Path, resume: bool) -> None:
     """Refuses a folder with a training that is not to be continued."""
@@ -69,6 +72,12 @@ def check_replicas(options: TrainingOptions, strategy: tf.distribute.Strategy) -
     if options.batch_size % replicas:
         raise ValueError(
             f"`batch_size` must be divisible by the {replicas} replicas. Received: batch_size={options.batch_size}."
+        )
+    if options.accumulate > 1 and isinstance(strategy, _MIRRORED):
+        raise ValueError(
+            "`accumulate` works without a mirrored strategy only: replicas cannot pass an update over. "
+            f"Raise batch_size instead, to {options.accumulate * options.batch_size} for the same updates. Received: "
+            f"accumulate={options.accumulate}."
         )
 
 

@@ -387,9 +387,16 @@ def test_multiworker_without_its_environment_shows_an_example(monkeypatch):
         make_strategy("tpu")
 
 
-def test_batch_must_divide_by_the_replicas(source, tmp_path, replicas):
-    with pytest.raises(ValueError, match="divisible by the 2 replicas"):
-        _train(source, tmp_path / "run", strategy=replicas, batch_size=3)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 3}, "divisible by the 2 replicas"),
+        ({"accumulate": 2}, "Raise batch_size instead, to 8 for the same updates"),
+    ],
+)
+def test_what_replicas_cannot_do_is_refused(source, tmp_path, replicas, options, message):
+    with pytest.raises(ValueError, match=message):
+        _train(source, tmp_path / "run", strategy=replicas, **options)
 
 
 COMMAND = [

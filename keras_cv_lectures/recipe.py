@@ -174,6 +174,7 @@ class Recipe:
         epoch_score_names: all names that `epoch_scores` may give.
         epoch_evaluate: `evaluate` without what only a last evaluation needs, for the epochs of a training; None where
             there is no such thing.
+        check_score: raises a `ValueError` for one of `epoch_score_names` that `epoch_scores` will not give.
         check_source: raises a `DataError` for a source whose examples lack what the system learns.
         agreement: (outputs of one file, outputs of another) for one picture -> share of equal answers, 0..1.
         overfit_steps, overfit_rate: steps and rate of Adam by which the smoke network learns four pictures by heart.
@@ -205,6 +206,7 @@ class Recipe:
     epoch_scores: Callable[[Any], Mapping[str, float]] | None = None
     epoch_score_names: tuple[str, ...] = ()
     epoch_evaluate: Callable[..., Any] | None = None
+    check_score: Callable[[str], None] = lambda name: None
     check_source: Callable[[Any], None] = lambda source: None
     needs_one_size: Callable[[Mapping[str, Any]], bool] = lambda config: False
     fit_config: Callable[[Mapping[str, Any], TrainingOptions, Any], Mapping[str, Any]] = (

@@ -14,6 +14,7 @@ from keras_cv_lectures.detection import build_faster_rcnn, build_keypoint_rcnn, 
 from keras_cv_lectures.detection.single_level import VARIANT_DEFAULTS
 from keras_cv_lectures.errors import DataError
 from keras_cv_lectures.evaluating import evaluate_detection, headline_scores
+from keras_cv_lectures.evaluating.detection import check_headline
 from keras_cv_lectures.exporting.agreement import compare_detections
 from keras_cv_lectures.preprocessing import detection_batches
 from keras_cv_lectures.recipe import Recipe, Reference, TrainingOptions
@@ -51,6 +52,7 @@ def _detection(fields: tuple[str, ...] = (), **more: Any) -> Recipe:
         "evaluate": evaluate_detection,
         "epoch_scores": lambda evaluation: headline_scores(evaluation.scores),
         "epoch_score_names": tuple(kind + score for kind in kinds for score in ("ap", "ap50", "voc_ap50")),
+        "check_score": check_headline,
         "agreement": _agreement,
         "context": lambda config, options, names: {
             "sizes": _sizes(more["build"], config),

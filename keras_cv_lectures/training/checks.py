@@ -51,7 +51,10 @@ def check_scores(recipe: Recipe, options: TrainingOptions, val_source: Source | 
         raise ValueError(
             f"keep_best={options.keep_best} needs evaluate_every=1 (or more), which measures it during the training."
         )
-    recipe.check_score(monitored)
+    try:
+        recipe.check_score(monitored)
+    except ValueError as error:
+        raise ValueError(f"keep_best={options.keep_best}: {error}") from error
 
 
 def check_words(weights: Any, words: tuple[str, ...]) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from keras_cv_lectures.data import shapes_source
 from keras_cv_lectures.errors import DataError
+from keras_cv_lectures.evaluating import detection
 from keras_cv_lectures.preprocessing.detection import detection_example
 from keras_cv_lectures.systems import SYSTEMS
 from keras_cv_lectures.training import train
@@ -58,3 +59,25 @@ def test_data_without_what_the_head_learns_are_refused(source, tmp_path, system,
         with pytest.raises(DataError, match=f"holds no {missing}, which {system} learns.*or train faster_rcnn"):
             train(recipe, *sources, out=tmp_path / "run", config=recipe.smoke, options=recipe.smoke_options)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("installed", "score", "message"),
+    [
+        (
+            False,
+            "mask_ap50",
+            "`mask_ap50` is one of COCO's.*pip install 'keras_cv_lectures.coco.', or choose mask_voc_ap50",
+        ),
+        (False, "ap", "or choose voc_ap50"),
+        (True, "voc_ap50", "Choose ap50"),
+    ],
+)
+def test_a_score_that_this_machine_does_not_measure_cannot_choose(
+    source, tmp_path, monkeypatch, installed, score, message
+):
+    monkeypatch.setattr(detection, "_has_pycocotools", lambda: installed)
+    recipe = SYSTEMS["mask_rcnn"]
+    options = dataclasses.replace(recipe.smoke_options, evaluate_every=1, keep_best=f"val_{score}")
+    with pytest.raises(ValueError, match=message):
+        train(recipe, source, source, out=tmp_path / "run", config=recipe.smoke, options=options)

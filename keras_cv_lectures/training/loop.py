@@ -152,8 +152,7 @@ def train(
         classes=classes,
         colors=colors,
         input_size=options.input_size,
-        # A model as an argument (one's own backbone) is in `best.keras`; what tells of the run has its name.
-        config={k: f"model {v.name}" if isinstance(v, keras.Model) else v for k, v in config.items()},
+        config=_told(config),
     )
     if chief:
         write_json(
@@ -161,7 +160,7 @@ def train(
             {
                 **metadata.to_json(),
                 "channels": channels,
-                "options": dataclasses.asdict(options),
+                "options": _told(dataclasses.asdict(options)),
                 "augmentation": dataclasses.asdict(augment),
                 "class_weights": class_weights,
                 "parameters": model.count_params(),
@@ -263,6 +262,12 @@ def _scores(recipe, options, model, source, metadata, strategy) -> list[EpochSco
             needed=monitored if monitored in recipe.epoch_score_names else None,
         )
     ]
+
+
+def _told(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`settings` for `run.json`: paths as texts; a model (one's own backbone) by its name, it is in `best.keras`."""
+    told = {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in settings.items()}
+    return {key: f"model {value.name}" if isinstance(value, keras.Model) else value for key, value in told.items()}
 
 
 def _keys(recipe: Recipe, source: Source) -> tuple[str, ...]:

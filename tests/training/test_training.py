@@ -215,6 +215,11 @@ def test_a_backbone_of_ones_own_is_trained_and_resumed(source, tmp_path):
     assert load_runner(tmp_path)(source[0]["image"][None])["logits"].shape == (1, 32, 40, 7)
 
 
+def test_paths_and_models_are_told_as_texts():
+    told = loop._told({"weights": Path("a/b.keras"), "backbone": keras.Sequential(name="mine"), "filters": 4})
+    assert told == {"weights": str(Path("a/b.keras")), "backbone": "model mine", "filters": 4}
+
+
 def test_nan_loss_stops_with_advice_and_keeps_the_checkpoint(source, tmp_path):
     bad = dataclasses.replace(source, read=lambda i: {**source.read(i), "mask": np.full((32, 40), 200, "int32")})
     with pytest.raises(ModelError, match=r"the loss became nan in epoch 1, step 1.*kcvl doctor"):

@@ -74,8 +74,8 @@ def run_train(arguments: argparse.Namespace) -> int:
         )
     other_pictures = check_same_pictures(folders[0], earlier, train_source, val_source) if earlier else ""
     channels = train_source[0]["image"].shape[-1]
-    one_size = recipe.needs_one_size({**recipe.config, **config})
-    options, sizes_note = choose_input_size(train_source, options, one_size=one_size)
+    one_size = detector or recipe.needs_one_size({**recipe.config, **config})
+    options, sizes_note = choose_input_size(train_source, options, one_size=one_size, fitted=detector)
     strategy = make_strategy(arguments.strategy)
     _check_with_strategy(recipe, options, strategy, len(classes))
 
@@ -180,12 +180,13 @@ def open_training_data(spec: str, val_spec: str | None) -> tuple[Source, Source 
 
 
 def choose_input_size(
-    source: Source, options: TrainingOptions, *, one_size: bool = False
+    source: Source, options: TrainingOptions, *, one_size: bool = False, fitted: bool = False
 ) -> tuple[TrainingOptions, str]:
     """Options with an input size, and a line for the user where it was chosen for them.
 
     Neither `input_size` nor `crop_size` given: the most frequent size of the pictures, shrunk to 512 pixels on the
     longer side. With `crop_size` none, but for a network that needs `one_size` to validate on: the most frequent.
+    Pictures are stretched to it or, `fitted`, keep their aspect.
     """
     if options.input_size is not None or (options.crop_size is not None and not one_size):
         return options, ""
@@ -202,11 +203,12 @@ def choose_input_size(
             "input_size=HEIGHTxWIDTH chooses another size."
         )
     smallest, largest = min(sizes, key=np.prod), max(sizes, key=np.prod)
+    brought = "fitted into" if fitted else "stretched to"
+    windows = "; --set crop_size=HEIGHTxWIDTH trains on windows of pictures at their own size" if not one_size else ""
     return options, (
         f"Warning: the pictures have {len(sizes)} sizes, {smallest[0]}x{smallest[1]} to {largest[0]}x{largest[1]} "
-        f"(height x width). All are stretched to {chosen[0]}x{chosen[1]}, after the most frequent one. --set "
-        "input_size=HEIGHTxWIDTH chooses another size; --set crop_size=HEIGHTxWIDTH trains on windows of pictures at "
-        "their own size."
+        f"(height x width). All are {brought} {chosen[0]}x{chosen[1]}, after the most frequent one. --set "
+        f"input_size=HEIGHTxWIDTH chooses another size{windows}."
     )
 
 

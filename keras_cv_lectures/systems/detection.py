@@ -78,9 +78,19 @@ def _object_batches(dataset, *, output_size, base_size, context, **options):
 
 
 def _sized_for_training(config: Mapping[str, Any], options: TrainingOptions, source) -> dict[str, Any]:
-    """The detector brings pictures to the size that it is trained at, unless the builder was told another."""
+    """The detector brings pictures to the size that it is trained at, unless the builder was told another.
+
+    Raises:
+        ValueError: pictures of their own sizes have no common canvas to be validated on.
+    """
     config = dict(config)
-    if not {"min_size", "max_size"} & config.keys() and options.input_size is not None:
+    if options.input_size is None:
+        raise ValueError(
+            "`input_size` must be (height, width) for a detector, the canvas that pictures are fitted into; crop_size "
+            "takes windows of it. min_size=None in the network keeps pictures at their own size there. Received: "
+            "input_size=None."
+        )
+    if not {"min_size", "max_size"} & config.keys():
         config |= {"min_size": min(options.input_size), "max_size": max(options.input_size)}
     if "num_keypoints" in config and source.keypoint_names:
         config["num_keypoints"] = len(source.keypoint_names)

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 
+from kcvl.training import choose_input_size
 from keras_cv_lectures.data import shapes_source
 from keras_cv_lectures.errors import DataError
 from keras_cv_lectures.evaluating import detection
@@ -81,3 +82,11 @@ def test_a_score_that_this_machine_does_not_measure_cannot_choose(
     options = dataclasses.replace(recipe.smoke_options, evaluate_every=1, keep_best=f"val_{score}")
     with pytest.raises(ValueError, match=message):
         train(recipe, source, source, out=tmp_path / "run", config=recipe.smoke, options=options)
+
+
+def test_a_detector_needs_a_canvas(source, tmp_path):
+    options = dataclasses.replace(RECIPE.smoke_options, input_size=None, crop_size=(32, 32))
+    with pytest.raises(ValueError, match="`input_size` must be .* for a detector.*crop_size takes windows of it"):
+        train(RECIPE, source, source, out=tmp_path / "run", config=RECIPE.smoke, options=options)
+    options, _ = choose_input_size(source, options, one_size=True, fitted=True)  # As the command does it.
+    assert (options.input_size, options.crop_size) == ((48, 64), (32, 32))

@@ -19,6 +19,18 @@ from keras_cv_lectures.exporting.agreement import compare_detections
 from keras_cv_lectures.preprocessing import detection_batches
 from keras_cv_lectures.recipe import Recipe, Reference, TrainingOptions
 
+# The losses are the network's own.
+_UNUSED = (
+    "loss",
+    "label_smoothing",
+    "class_weights",
+    "border_weights",
+    "captions",
+    "captions_per_picture",
+    "min_count",
+    "vocabulary",
+)
+
 
 def _detection(fields: tuple[str, ...] = (), **more: Any) -> Recipe:
     """A recipe of region-based detection.
@@ -46,7 +58,8 @@ def _detection(fields: tuple[str, ...] = (), **more: Any) -> Recipe:
         "make_batches": _object_batches,
         "keys": ("image", "boxes", "labels", "crowd", "difficult", *(key for field in fields for key in keys[field])),
         "add_weights": lambda source, options: source,
-        "count_labels": _no_class_weights,
+        "count_labels": None,
+        "unused": _UNUSED,
         "make_loss": lambda options, class_weights: None,
         "make_metrics": lambda classes: [],
         "evaluate": evaluate_detection,
@@ -122,10 +135,6 @@ def _agreement(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
     """
     found = compare_detections([(one, other)], score=0.5)
     return 1.0 if found.label_agreement is None else min(found.label_agreement, found.mean_iou)
-
-
-def _no_class_weights(source):
-    raise ValueError("`class_weights` are for segmentation. Leave class_weights=none for a detector.")
 
 
 _SMALL_RCNN = {

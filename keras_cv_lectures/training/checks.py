@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,21 @@ def check_sources(recipe: Recipe, train_source: Source, val_source: Source | Non
     for source in (train_source, val_source):
         if source is not None:
             recipe.check_source(source)
+
+
+def check_options(recipe: Recipe, options: TrainingOptions) -> None:
+    """Refuses options that were changed and have no effect on `recipe`."""
+    usual = [dataclasses.asdict(other) for other in (recipe.options, TrainingOptions())]
+    for name in recipe.unused:
+        value = getattr(options, name)
+        if all(value != other[name] for other in usual):
+            raise ValueError(f"`{name}` has no effect on {recipe.name}. Leave it out. Received: {name}={value!r}")
+    decay = options.weight_decay
+    if options.optimizer == "adam" and decay and all(decay != other["weight_decay"] for other in usual):
+        raise ValueError(
+            "`weight_decay` has no effect on adam, which has none. Choose optimizer=adamw, or leave it out. "
+            f"Received: weight_decay={decay!r}"
+        )
 
 
 def check_scores(recipe: Recipe, options: TrainingOptions, val_source: Source | None) -> None:
@@ -84,4 +100,4 @@ def check_replicas(options: TrainingOptions, strategy: tf.distribute.Strategy) -
         )
 
 
-__all__ = ["check_folder", "check_replicas", "check_scores", "check_sources", "check_words"]
+__all__ = ["check_folder", "check_options", "check_replicas", "check_scores", "check_sources", "check_words"]

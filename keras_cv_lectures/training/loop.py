@@ -23,7 +23,14 @@ from keras_cv_lectures.preprocessing import Augmentation
 from keras_cv_lectures.recipe import Recipe, TrainingOptions
 from keras_cv_lectures.runners import load_runner, machine
 from keras_cv_lectures.training.callbacks import BEST, LAST, Checkpoints, StopOnNaN, save_model
-from keras_cv_lectures.training.checks import check_folder, check_replicas, check_scores, check_sources, check_words
+from keras_cv_lectures.training.checks import (
+    check_folder,
+    check_options,
+    check_replicas,
+    check_scores,
+    check_sources,
+    check_words,
+)
 from keras_cv_lectures.training.features import trained_on_features
 from keras_cv_lectures.training.multiworker import repair_fit
 from keras_cv_lectures.training.optimizers import make_optimizer
@@ -93,6 +100,7 @@ def train(
     options = options or recipe.options
     val_source = cached(val_source) if val_source else None
     check_folder(out, resume)
+    check_options(recipe, options)
     check_scores(recipe, options, val_source)
     check_sources(recipe, train_source, val_source)
     keras.utils.set_random_seed(options.seed)

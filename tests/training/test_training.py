@@ -24,6 +24,7 @@ from keras_cv_lectures.runners import load_runner
 from keras_cv_lectures.systems import SYSTEMS
 from keras_cv_lectures.training import loop, make_strategy, train
 from keras_cv_lectures.training.callbacks import Checkpoints
+from keras_cv_lectures.training.checks import check_options
 from keras_cv_lectures.training.optimizers import make_optimizer, make_schedule
 
 RECIPE = SYSTEMS["unet"]
@@ -375,6 +376,31 @@ def test_biases_and_normalisation_do_not_decay():
 def test_wrong_options_are_explained(options, message):
     with pytest.raises((ValueError, TypeError), match=message):
         TrainingOptions(**options)
+
+
+@pytest.mark.parametrize(
+    ("system", "options"),
+    [
+        ("unet", {"max_objects": 5}),
+        ("unet", {"min_count": 2}),
+        ("unet", {"weight_decay": 0.1, "optimizer": "adam"}),
+        ("faster_rcnn", {"loss": "dice"}),
+        ("faster_rcnn", {"class_weights": "median_frequency"}),
+        ("show_and_tell", {"border_weights": True}),
+        ("show_and_tell", {"label_smoothing": 0.1}),
+    ],
+    ids=str,
+)
+def test_options_without_effect_are_refused(source, tmp_path, system, options):
+    recipe, name = SYSTEMS[system], next(iter(options))
+    with pytest.raises(ValueError, match=f"`{name}` has no effect on ({system}|adam).*[Ll]eave it out."):
+        train(recipe, source, out=tmp_path / "run", options=dataclasses.replace(recipe.options, **options))
+
+
+def test_the_options_of_the_recipes_themselves_have_an_effect():
+    for recipe in SYSTEMS.values():
+        for options in (recipe.options, recipe.smoke_options, recipe.demo_options):
+            check_options(recipe, options)
 
 
 def test_settings_are_sorted_and_unknown_ones_listed():

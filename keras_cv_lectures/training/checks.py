@@ -85,12 +85,17 @@ def check_words(weights: Any, words: tuple[str, ...]) -> None:
         )
 
 
-def check_replicas(options: TrainingOptions, strategy: tf.distribute.Strategy) -> None:
+def check_replicas(options: TrainingOptions, strategy: tf.distribute.Strategy, val_source: Source | None) -> None:
     """Refuses what TensorFlow cannot do under `strategy`."""
     replicas = strategy.num_replicas_in_sync
     if options.batch_size % replicas:
         raise ValueError(
             f"`batch_size` must be divisible by the {replicas} replicas. Received: batch_size={options.batch_size}."
+        )
+    if replicas > 1 and options.input_size is None and val_source is not None:
+        raise ValueError(
+            f"pictures of their own sizes are validated on one by one, and {replicas} replicas need as many at once. "
+            "Set input_size, or train without validation data. Received: input_size=None."
         )
     if options.accumulate > 1 and isinstance(strategy, _MIRRORED):
         raise ValueError(

@@ -105,7 +105,7 @@ def train(
     check_sources(recipe, train_source, val_source)
     keras.utils.set_random_seed(options.seed)
     strategy = make_strategy(strategy) if isinstance(strategy, str) else strategy
-    check_replicas(options, strategy)
+    check_replicas(options, strategy, val_source)
     chief = is_chief(strategy)
     config = dict(recipe.fit_config({**recipe.config, **(config or {})}, options, train_source))
     classes, colors = recipe.names(train_source, options)

@@ -423,11 +423,15 @@ def test_multiworker_without_its_environment_shows_an_example(monkeypatch):
     [
         ({"batch_size": 3}, "divisible by the 2 replicas"),
         ({"accumulate": 2}, "Raise batch_size instead, to 8 for the same updates"),
+        (
+            {"input_size": None, "crop_size": (16, 16)},
+            "2 replicas need as many at once. Set input_size",
+        ),
     ],
 )
 def test_what_replicas_cannot_do_is_refused(source, tmp_path, replicas, options, message):
     with pytest.raises(ValueError, match=message):
-        _train(source, tmp_path / "run", strategy=replicas, **options)
+        _train(source, tmp_path / "run", val=source.subset([0, 1]), strategy=replicas, **options)
 
 
 COMMAND = [

@@ -84,7 +84,6 @@ def run_train(arguments: argparse.Namespace) -> int:
     for line in (sizes_note, other_pictures, standing):
         if line:
             say(line)
-    seconds = [earlier_run(folder).get("seconds", 0.0) if arguments.resume else 0.0 for folder in folders]
     settings = {
         "out": out,
         "config": {**recipe.config, **config},
@@ -101,7 +100,6 @@ def run_train(arguments: argparse.Namespace) -> int:
             "val_ids": list(val_source.ids) if val_source else [],
             "train_root": picture_root(train_source),
             "command": quoted("kcvl", *arguments.words),
-            "seconds": seconds[0],
         },
     }
     try:
@@ -120,8 +118,8 @@ def run_train(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--set: {words}") from error
     if not runs[-1].chief:  # Another worker writes the folder.
         return 0
-    for run, before in zip(runs, seconds, strict=True):
-        record_seconds(run.folder, before + run.seconds)
+    for run in runs:
+        record_seconds(run.folder, run.seconds)
     for name, run in zip(stages, runs, strict=True):
         if val_source:
             with Progress(f"evaluating the best epoch{f' of {name}' if arguments.staged else ''}") as progress:

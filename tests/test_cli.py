@@ -323,7 +323,7 @@ def test_resume_validates_on_the_pictures_of_the_run(tmp_path, monkeypatch):
     def begun(recipe, train_source, val_source, *, out, record, **settings):
         validated.append(val_source.ids)
         (out / "checkpoint").mkdir(parents=True, exist_ok=True)
-        (out / "checkpoint" / "state.json").write_text('{"epochs_done": 1}')
+        (out / "checkpoint" / "state.json").write_text('{"epochs_done": 1, "best": null, "history": []}')
         (out / "train_ids.txt").write_text("\n".join(train_source.ids))
         (out / "run.json").write_text(json.dumps({"system": recipe.name, **record}))
         raise KeyboardInterrupt

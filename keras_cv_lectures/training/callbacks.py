@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,8 +27,9 @@ class Checkpoints(keras.callbacks.Callback):
     """Saves, after every epoch, all that continuing needs; and the best model so far.
 
     Files in `folder`: `checkpoint/epoch-NNNN.weights.h5` (weights and optimizer), `checkpoint/state.json` (which of
-    them is the last, the history, the best value and of which metric it is), `best.keras`, `history.csv`. A checkpoint
-    is complete before `state.json` names it, so a process killed at any moment leaves a readable one.
+    them is the last, the history, the best value and of which metric it is, the seconds so far), `best.keras`,
+    `history.csv`. A checkpoint is complete before `state.json` names it, so a process killed at any moment leaves a
+    readable one.
 
     Args:
         folder: the run folder.
@@ -54,6 +56,13 @@ class Checkpoints(keras.callbacks.Callback):
         self.folder, self.monitor, self.seed, self.writes = Path(folder), monitor, seed, writes
         self.history: list[dict[str, float]] = []
         self.best: float | None = None
+        # Of training in earlier parts of the run; and when this one began.
+        self.seconds_before, self.started = 0.0, time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Of training, over all parts of the run."""
+        return self.seconds_before + time.perf_counter() - self.started
 
     def read(self) -> dict[str, Any] | None:
         """Takes over how far the run has come. Returns the content of `checkpoint/state.json`, None without one.
@@ -66,8 +75,9 @@ class Checkpoints(keras.callbacks.Callback):
             return None
         try:
             state = read_json(path)
-            if "monitor" not in state:  # Written by an earlier version.
-                state["monitor"] = self._monitor_of_run()
+            if not {"monitor", "seconds"} <= state.keys():  # Written by an earlier version.
+                state = {**self._told_of_run(), **state}
+            self.seconds_before = float(state["seconds"])
             int(state["epochs_done"])
             self.history, self.best = list(state["history"]), state["best"]
             if state["monitor"] != self.monitor:
@@ -94,9 +104,10 @@ class Checkpoints(keras.callbacks.Callback):
             ) from error
         return int(state["epochs_done"])
 
-    def _monitor_of_run(self) -> str:
-        run = self.folder / RUN_FILE
-        return read_json(run).get("options", {}).get("keep_best", self.monitor) if run.exists() else self.monitor
+    def _told_of_run(self) -> dict[str, Any]:
+        run = read_json(self.folder / RUN_FILE) if (self.folder / RUN_FILE).exists() else {}
+        monitor = run.get("options", {}).get("keep_best", self.monitor)
+        return {"monitor": monitor, "seconds": run.get("seconds", 0.0)}
 
     def _value_of_best(self, monitor: str) -> float | None:
         """`monitor` chose the epoch that `best.keras` holds: what this one's is there, None if it was not measured."""
@@ -135,7 +146,7 @@ class Checkpoints(keras.callbacks.Callback):
         with atomic_path(self.folder / "checkpoint" / name) as temporary:
             self.model.save_weights(temporary)
         state = {"weights": name, "epochs_done": epoch + 1, "best": self.best, "monitor": self.monitor}
-        write_json(self.folder / STATE, {**state, "history": self.history})
+        write_json(self.folder / STATE, {**state, "seconds": round(self.seconds, 1), "history": self.history})
         for old in (self.folder / "checkpoint").glob("epoch-*.weights.h5"):
             if old.name != name:
                 old.unlink()

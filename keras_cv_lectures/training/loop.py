@@ -47,7 +47,7 @@ class TrainingRun:
         model: the model after the last epoch.
         history: one dict an epoch: "epoch", loss and metrics, "val_" for validation; and after the epochs that
             `evaluate_every` names such as "val_ap50".
-        seconds: of training in this process.
+        seconds: of training, over all parts of a run that was continued.
         chief: whether this process writes the folder; one of several workers does.
     """
 
@@ -174,6 +174,7 @@ def train(
                 "parameters": model.count_params(),
                 "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
                 "machine": machine(),
+                "seconds": round(checkpoints.seconds_before, 1),
                 **(record or {}),
             },
         )
@@ -200,7 +201,7 @@ def train(
         drop_remainder=True,
         context=context(steps),
     )
-    started = time.perf_counter()
+    checkpoints.started = time.perf_counter()
     if first_epoch < options.epochs and not checkpoints.without_gain():
         with _readable_errors(strategy), warnings.catch_warnings():
             # Keras says so of validation data whose batches cannot be counted beforehand.
@@ -229,7 +230,7 @@ def train(
         folder=out,
         model=model,
         history=checkpoints.history,
-        seconds=time.perf_counter() - started,
+        seconds=checkpoints.seconds,
         chief=chief,
     )
 

@@ -94,6 +94,8 @@ def test_a_stopped_run_resumes_to_the_weights_of_an_uninterrupted_one(source, un
     resumed = _train(source, tmp_path / "run", val=val, resume=True)
     assert _distance(uninterrupted.model, resumed.model) < 1e-6
     assert [row["epoch"] for row in resumed.history] == [1, 2, 3]
+    assert resumed.seconds > state["seconds"] > 0
+    assert json.loads((tmp_path / "run/run.json").read_text())["seconds"] == state["seconds"]  # When it was continued.
     assert resumed.history[-1]["loss"] == pytest.approx(uninterrupted.history[-1]["loss"], abs=1e-5)
 
 
@@ -126,11 +128,15 @@ def test_another_keep_best_goes_on_from_what_the_best_file_is_worth_by_it(tmp_pa
     rows = [(0.4, 0.8), (0.6, 0.9), (0.5, 0.7)]  # The second epoch is in best.keras.
     history = [{"epoch": k, "val_mean_iou": iou, "val_loss": loss} for k, (iou, loss) in enumerate(rows, 1)]
     state = {"epochs_done": 3, "best": 0.6, "history": history}
-    write_json(tmp_path / "run.json", {"options": {"keep_best": "val_mean_iou"}} if earlier_version else {})
-    write_json(tmp_path / "checkpoint/state.json", state if earlier_version else {**state, "monitor": "val_mean_iou"})
+    run = {"options": {"keep_best": "val_mean_iou"}, "seconds": 7.5}
+    write_json(tmp_path / "run.json", run if earlier_version else {})
+    write_json(
+        tmp_path / "checkpoint/state.json",
+        state if earlier_version else {**state, "monitor": "val_mean_iou", "seconds": 7.5},
+    )
     checkpoints = Checkpoints(tmp_path, monitor=monitor, seed=0)
     assert checkpoints.read()["epochs_done"] == 3
-    assert checkpoints.best == best
+    assert (checkpoints.best, checkpoints.seconds_before) == (best, 7.5)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from keras_cv_lectures.errors import ModelError
-from keras_cv_lectures.files import atomic_path, read_json, write_json, write_text
+from keras_cv_lectures.files import atomic_path, read_json, remove_unfinished, write_json, write_text
 from keras_cv_lectures.metadata import RUN_FILE
 
 BEST, LAST, STATE, HISTORY = "best.keras", "last.keras", "checkpoint/state.json", "history.csv"
@@ -88,10 +88,12 @@ class Checkpoints(keras.callbacks.Callback):
 
     def restore(self, model: keras.Model) -> int:
         """Loads the last checkpoint into `model` (compiled, its optimizer built). Returns the epoch to start with."""
+        folder = (self.folder / STATE).parent
+        for place in (self.folder, folder) if self.writes else ():
+            remove_unfinished(place)
         state = self.read()
         if state is None:
             return 0
-        folder = (self.folder / STATE).parent
         try:
             with warnings.catch_warnings():
                 # Keras only warns when a part of the network finds nothing in the file.

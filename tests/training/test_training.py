@@ -90,10 +90,13 @@ def test_a_stopped_run_resumes_to_the_weights_of_an_uninterrupted_one(source, un
     with pytest.raises(KeyboardInterrupt):
         _train(source, tmp_path / "run", val=val, callbacks=[_Stop(epoch)])
     state = json.loads((tmp_path / "run/checkpoint/state.json").read_text())
+    for place in ("run", "run/checkpoint"):
+        (tmp_path / place / ".writing-killed").mkdir()
     assert (state["epochs_done"], state["monitor"]) == (epoch, OPTIONS.keep_best)
     resumed = _train(source, tmp_path / "run", val=val, resume=True)
     assert _distance(uninterrupted.model, resumed.model) < 1e-6
     assert [row["epoch"] for row in resumed.history] == [1, 2, 3]
+    assert not list((tmp_path / "run").rglob(".writing-*"))
     assert resumed.seconds > state["seconds"] > 0
     assert json.loads((tmp_path / "run/run.json").read_text())["seconds"] == state["seconds"]  # When it was continued.
     assert resumed.history[-1]["loss"] == pytest.approx(uninterrupted.history[-1]["loss"], abs=1e-5)

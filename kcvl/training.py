@@ -21,6 +21,7 @@ from keras_cv_lectures.data import Source, has_splits, open_source
 from keras_cv_lectures.data.spec_text import parse_spec
 from keras_cv_lectures.data.specs import splits_of
 from keras_cv_lectures.errors import DataError, ModelError
+from keras_cv_lectures.preprocessing import resize_rule
 from keras_cv_lectures.recipe import Recipe, TrainingOptions
 from keras_cv_lectures.reporting import (
     MIN_CALIBRATION,
@@ -76,12 +77,16 @@ def run_train(arguments: argparse.Namespace) -> int:
     channels = train_source[0]["image"].shape[-1]
     one_size = detector or recipe.needs_one_size({**recipe.config, **config})
     options, sizes_note = choose_input_size(train_source, options, one_size=one_size, fitted=detector)
+    cut = ""
+    if detector:
+        fitted = recipe.fit_config({**recipe.config, **config}, options, train_source)
+        cut = cut_pictures(train_source, recipe.context(fitted, options, classes)["sizes"], options.input_size)
     strategy = make_strategy(arguments.strategy)
     _check_with_strategy(recipe, options, strategy, len(classes))
 
     say(_plan(arguments.system, train_source, val_source, options, len(classes)))
     standing = resumption(folders[0], options) if arguments.resume and not arguments.staged else ""
-    for line in (sizes_note, other_pictures, standing):
+    for line in (sizes_note, cut, other_pictures, standing):
         if line:
             say(line)
     settings = {
@@ -207,6 +212,21 @@ def choose_input_size(
         f"Warning: the pictures have {len(sizes)} sizes, {smallest[0]}x{smallest[1]} to {largest[0]}x{largest[1]} "
         f"(height x width). All are {brought} {chosen[0]}x{chosen[1]}, after the most frequent one. --set "
         f"input_size=HEIGHTxWIDTH chooses another size{windows}."
+    )
+
+
+def cut_pictures(source: Source, sizes: tuple[int, float] | None, canvas: tuple[int, int]) -> str:
+    """A warning where pictures that a detector brings to `sizes` do not fit into `canvas`; "" where all do."""
+    found = picture_sizes(source)
+    brought = {size: resize_rule(size, *(sizes or (None, None))) for size in found}
+    cut = sum(found[size] for size, (height, width) in brought.items() if height > canvas[0] or width > canvas[1])
+    if not cut:
+        return ""
+    needed = [max(canvas[axis], *(size[axis] for size in brought.values())) for axis in (0, 1)]
+    return (
+        f"Warning: {cut} of {count_text(found.total(), 'picture')} are larger than input_size={canvas[0]}x{canvas[1]} "
+        "(height x width) at the size that the detector brings them to, and what is below or right of it is cut off: "
+        f"training and validation miss the objects there. --set input_size={needed[0]}x{needed[1]} holds all."
     )
 
 

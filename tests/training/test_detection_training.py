@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from kcvl.training import choose_input_size
+from kcvl.training import choose_input_size, cut_pictures
 from keras_cv_lectures.data import shapes_source
 from keras_cv_lectures.errors import DataError
 from keras_cv_lectures.evaluating import detection
@@ -90,3 +92,21 @@ def test_a_detector_needs_a_canvas(source, tmp_path):
         train(RECIPE, source, source, out=tmp_path / "run", config=RECIPE.smoke, options=options)
     options, _ = choose_input_size(source, options, one_size=True, fitted=True)  # As the command does it.
     assert (options.input_size, options.crop_size) == ((48, 64), (32, 32))
+
+
+@pytest.mark.parametrize(
+    ("config", "canvas", "words"),
+    [
+        ({}, (240, 320), "Warning: 1 of 3 pictures are larger than input_size=240x320.*input_size=320x320 holds all"),
+        ({}, (320, 320), ""),
+        ({"min_size": 300}, (320, 320), "Warning: 3 of 3 pictures.*input_size=400x400 holds all"),
+    ],
+)
+def test_pictures_that_the_canvas_cuts_are_counted(tmp_path, config, canvas, words):
+    for index, size in enumerate([(400, 300), (400, 300), (300, 400)]):  # Pillow's (width, height).
+        Image.new("RGB", size).save(tmp_path / f"{index}.png")
+    source = dataclasses.replace(shapes_source(3), files=lambda index: [tmp_path / f"{index}.png"])
+    options = dataclasses.replace(RECIPE.options, input_size=canvas)
+    sizes = RECIPE.context(RECIPE.fit_config(config, options, source), options, ())["sizes"]
+    found = cut_pictures(source, sizes, canvas)
+    assert re.match(words, found) if words else not found

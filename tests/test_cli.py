@@ -814,6 +814,7 @@ def test_demo_takes_every_step(place, monkeypatch):
     )
     assert re.search(r"tflite float32: (100.00|99.\d\d) % of the pixels as the model says", out)
     assert len(list(Path("demo run/predictions").glob("*_overlay.png"))) == 4
+    assert json.loads(Path("demo run/run.json").read_text())["command"] == "kcvl demo --out 'demo run'"
     page = Path("demo run/report.html").read_text()
     assert "unet_int8.tflite" in page
     code, _, err = call("demo", "--out", "demo run")

@@ -80,10 +80,14 @@ def train(
     that was killed and resumed ends where an uninterrupted one ends.
 
     Args:
+        recipe: the system, `SYSTEMS[name]`.
+        train_source: pictures with what the system learns.
+        val_source: the same of other pictures, measured after every epoch; None for none.
+        out: the run folder, see `TrainingRun`; made where it does not exist.
         config: builder arguments, over the recipe's.
         options: how to train; the recipe's by default.
         augmentation: fields of `Augmentation`, over the recipe's.
-        channels: of the pictures: 3 (colour) or 1 (grey).
+        channels: of the pictures: 3 (colour), 1 (grey) or any other number.
         strategy: "none", "mirrored", "multiworker" (from `TF_CONFIG`), or a strategy.
         resume: continue from the last checkpoint in `out`; starts anew where there is none.
         callbacks: more Keras callbacks.
@@ -91,7 +95,8 @@ def train(
         record: more to write into `run.json`.
 
     Raises:
-        ValueError: options that exclude each other, such as `keep_best` by a score that is not measured.
+        ValueError: options that exclude each other, such as `keep_best` by a score that is not measured, or that the
+            system or the strategy cannot do anything with.
         DataError: for pictures or masks that cannot be trained on, naming the file.
         ModelError: for a NaN loss, a checkpoint that does not fit, a full folder without `resume`, or a worker of the
             cluster that went away.

@@ -224,9 +224,9 @@ def cut_pictures(source: Source, sizes: tuple[int, float] | None, canvas: tuple[
         return ""
     needed = [max(canvas[axis], *(size[axis] for size in brought.values())) for axis in (0, 1)]
     return (
-        f"Warning: {cut} of {count_text(found.total(), 'picture')} are larger than input_size={canvas[0]}x{canvas[1]} "
-        "(height x width) at the size that the detector brings them to, and what is below or right of it is cut off: "
-        f"training and validation miss the objects there. --set input_size={needed[0]}x{needed[1]} holds all."
+        f"Warning: input_size={canvas[0]}x{canvas[1]} (height x width) cuts {count_text(cut, 'picture')} of "
+        f"{found.total()} looked at: the detector brings them to a larger size, and training and validation miss the "
+        f"objects that lie below or right of it. --set input_size={needed[0]}x{needed[1]} holds all."
     )
 
 

@@ -97,9 +97,17 @@ def test_a_detector_needs_a_canvas(source, tmp_path):
 @pytest.mark.parametrize(
     ("config", "canvas", "words"),
     [
-        ({}, (240, 320), "Warning: 1 of 3 pictures are larger than input_size=240x320.*input_size=320x320 holds all"),
+        (
+            {},
+            (240, 320),
+            r"Warning: input_size=240x320 \(height x width\) cuts 1 picture of 3.*input_size=320x320 holds all",
+        ),
         ({}, (320, 320), ""),
-        ({"min_size": 300}, (320, 320), "Warning: 3 of 3 pictures.*input_size=400x400 holds all"),
+        (
+            {"min_size": 300},
+            (320, 320),
+            "Warning: input_size=320x320 .* cuts 3 pictures of 3.*input_size=400x400 holds all",
+        ),
     ],
 )
 def test_pictures_that_the_canvas_cuts_are_counted(tmp_path, config, canvas, words):

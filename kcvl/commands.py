@@ -77,7 +77,7 @@ def _demo(arguments) -> int:
     recipe = find_recipe(arguments.system)
     out = output_folder(arguments.out or f"saved_models/{recipe.name}/demo-{time.strftime('%Y%m%d-%H%M%S')}")
     with quiet():
-        run_demo(recipe, out, say=say, progress=Progress)
+        run_demo(recipe, out, say=say, progress=Progress, command=quoted("kcvl", *arguments.words))
     next_steps(f"open {quoted(out / REPORT)}", f"{quoted('kcvl', 'predict', out)} YOUR_PICTURE.jpg --out predictions")
     return 0
 

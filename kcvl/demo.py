@@ -21,7 +21,9 @@ TRAIN, VAL = "shapes:count=600,size=96x128", "shapes:count=320,size=96x128,split
 _EXPORTS = (("saved_model", "float32"), ("tflite", "float32"), ("tflite", "int8"))
 
 
-def run_demo(recipe: Recipe, out: Path, *, say: Callable[[str], Any], progress: Callable[[str], Any]) -> None:
+def run_demo(
+    recipe: Recipe, out: Path, *, say: Callable[[str], Any], progress: Callable[[str], Any], command: str = "kcvl demo"
+) -> None:
     """Trains `recipe` on generated shapes and takes the result through every step a user takes.
 
     Args:
@@ -29,6 +31,7 @@ def run_demo(recipe: Recipe, out: Path, *, say: Callable[[str], Any], progress: 
         out: run folder.
         say: prints a line.
         progress: label -> context manager that is called with (done, total).
+        command: what the run folder says that it was made by.
     """
     started = time.perf_counter()
     train_source, val_source = open_source(TRAIN, split="train"), open_source(VAL)
@@ -42,7 +45,7 @@ def run_demo(recipe: Recipe, out: Path, *, say: Callable[[str], Any], progress: 
         options=recipe.demo_options,
         augmentation=recipe.demo_augmentation,
         verbose=2,
-        record={"data": TRAIN, "val_data": VAL, "val_ids": list(val_source.ids), "command": "kcvl demo"},
+        record={"data": TRAIN, "val_data": VAL, "val_ids": list(val_source.ids), "command": command},
     )
     record_seconds(out, result.seconds)
     say("2/5 evaluating the best epoch")

@@ -74,10 +74,11 @@ _TRAIN = """examples:
   kcvl train unet --data folder:photos,masks --resume --set epochs=80 --out runs/mine
   kcvl train mask_rcnn --data coco:cells.json,photos --set evaluate_every=1 --set keep_best=val_ap50 --out runs/cells
 
-input size: pictures are resized to input_size; without it to their own size (the most frequent one), shrunk to 512
-pixels on the longer side. With crop_size alone they keep their own size and random windows of them are trained on.
+input size: pictures are resized to input_size. Without it segmentations take their own size (the most frequent one),
+shrunk to 512 pixels on the longer side; with crop_size alone they keep their own size, and random windows of them are
+trained on. Detectors fit pictures into 320x320, captioners resize them to 224x224; crop_size takes windows of that.
 
---resume takes the settings of the run; what --set gives is changed, and the network cannot be changed.
+--resume takes the settings of the run, and its --val; what --set gives is changed, and the network cannot be changed.
 The run folder holds best.keras (chosen on the validation data), last.keras, history.csv, run.json and report.html.
 best.keras is chosen by keep_best, of a detector by default by val_loss. evaluate_every=1 measures its average precision
 after every epoch (val_ap, val_ap50, val_mask_ap50, ...), by which keep_best can choose, too.

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 import warnings
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kcvl.parser import UsageError
+from kcvl.resuming import check_same_network, check_same_pictures, continued, earlier_run, resumption, validation_of
 from kcvl.scoring import check_data_fits, check_source_fits
 from kcvl.settings import find_recipe, output_folder, own_words, parse_settings
 from kcvl.terminal import Progress, next_steps, quoted, say, wrote
@@ -22,7 +21,7 @@ from keras_cv_lectures.data import Source, has_splits, open_source
 from keras_cv_lectures.data.spec_text import parse_spec
 from keras_cv_lectures.data.specs import splits_of
 from keras_cv_lectures.errors import DataError, ModelError
-from keras_cv_lectures.metadata import RUN_FILE, read_metadata
+from keras_cv_lectures.preprocessing import resize_rule
 from keras_cv_lectures.recipe import Recipe, TrainingOptions
 from keras_cv_lectures.reporting import (
     MIN_CALIBRATION,
@@ -35,7 +34,8 @@ from keras_cv_lectures.reporting import (
 )
 from keras_cv_lectures.systems import SYSTEMS
 from keras_cv_lectures.training import make_strategy, train, train_staged
-from keras_cv_lectures.training.callbacks import BEST, HISTORY, STATE, Checkpoints
+from keras_cv_lectures.training.callbacks import BEST, HISTORY, STATE
+from keras_cv_lectures.training.checks import check_sources
 
 LONGEST_SIDE = 512
 _HELD_OUT = 0.15
@@ -51,19 +51,21 @@ def run_train(arguments: argparse.Namespace) -> int:
     for folder in [] if arguments.resume else {out, *folders}:
         if (folder / STATE).exists():
             raise ModelError(f"{folder} already holds a training. Continue it with --resume, or choose another --out.")
-    earlier = _earlier_run(folders[0]) if arguments.resume else {}
-    recipe = _continued(recipe, folders[0], earlier)
+    earlier = earlier_run(folders[0]) if arguments.resume else {}
+    recipe = continued(recipe, folders[0], earlier)
     config, options, augmentation = parse_settings(recipe, arguments.settings)
     if earlier:
-        _check_same_network(recipe, config, folders[0])
+        check_same_network(recipe, config, folders[0])
     detector, captioner = "boxes" in recipe.keys, "captions" in recipe.keys
-    for spec in (arguments.data, arguments.val):
+    given = arguments.val or validation_of(earlier)
+    for spec in (arguments.data, given):
         if spec:
             check_data_fits(detector, spec, captioner=captioner)
-    train_source, val_source, val_spec = open_training_data(arguments.data, arguments.val)
+    train_source, val_source, val_spec = open_training_data(arguments.data, given)
     check_source_fits(train_source, arguments.data, detector, captioner)
     if val_source is not None:
-        check_source_fits(val_source, arguments.val or arguments.data, detector, captioner)
+        check_source_fits(val_source, given or arguments.data, detector, captioner)
+    check_sources(recipe, train_source, val_source)
     classes = recipe.names(train_source, options)[0]
     known = earlier.get("classes")
     if known and list(classes) != known:
@@ -71,18 +73,22 @@ def run_train(arguments: argparse.Namespace) -> int:
             f"the run in {out} has the classes {', '.join(known)}, {train_source.name} has "
             f"{', '.join(classes)}. Continue with the same data, or train into another --out."
         )
+    other_pictures = check_same_pictures(folders[0], earlier, train_source, val_source) if earlier else ""
     channels = train_source[0]["image"].shape[-1]
-    one_size = recipe.needs_one_size({**recipe.config, **config})
-    options, sizes_note = choose_input_size(train_source, options, one_size=one_size)
+    one_size = detector or recipe.needs_one_size({**recipe.config, **config})
+    options, sizes_note = choose_input_size(train_source, options, one_size=one_size, fitted=detector)
+    cut = ""
+    if detector:
+        fitted = recipe.fit_config({**recipe.config, **config}, options, train_source)
+        cut = cut_pictures(train_source, recipe.context(fitted, options, classes)["sizes"], options.input_size)
     strategy = make_strategy(arguments.strategy)
     _check_with_strategy(recipe, options, strategy, len(classes))
 
     say(_plan(arguments.system, train_source, val_source, options, len(classes)))
-    resumption = _resumption(folders[0], options) if arguments.resume and not arguments.staged else ""
-    for line in (sizes_note, resumption):
+    standing = resumption(folders[0], options) if arguments.resume and not arguments.staged else ""
+    for line in (sizes_note, cut, other_pictures, standing):
         if line:
             say(line)
-    seconds = [_earlier_run(folder).get("seconds", 0.0) if arguments.resume else 0.0 for folder in folders]
     settings = {
         "out": out,
         "config": {**recipe.config, **config},
@@ -94,12 +100,11 @@ def run_train(arguments: argparse.Namespace) -> int:
         # A bar that redraws itself fills a log file; there it is one line an epoch.
         "verbose": 1 if sys.stdout.isatty() else 2,
         "record": {
-            "data": absolute_spec(val_spec if val_spec and not arguments.val else arguments.data),
+            "data": absolute_spec(val_spec if val_spec and not given else arguments.data),
             "val_data": absolute_spec(val_spec) if val_spec else "",
             "val_ids": list(val_source.ids) if val_source else [],
             "train_root": picture_root(train_source),
             "command": quoted("kcvl", *arguments.words),
-            "seconds": seconds[0],
         },
     }
     try:
@@ -118,8 +123,8 @@ def run_train(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--set: {words}") from error
     if not runs[-1].chief:  # Another worker writes the folder.
         return 0
-    for run, before in zip(runs, seconds, strict=True):
-        record_seconds(run.folder, before + run.seconds)
+    for run in runs:
+        record_seconds(run.folder, run.seconds)
     for name, run in zip(stages, runs, strict=True):
         if val_source:
             with Progress(f"evaluating the best epoch{f' of {name}' if arguments.staged else ''}") as progress:
@@ -178,12 +183,13 @@ def open_training_data(spec: str, val_spec: str | None) -> tuple[Source, Source 
 
 
 def choose_input_size(
-    source: Source, options: TrainingOptions, *, one_size: bool = False
+    source: Source, options: TrainingOptions, *, one_size: bool = False, fitted: bool = False
 ) -> tuple[TrainingOptions, str]:
     """Options with an input size, and a line for the user where it was chosen for them.
 
     Neither `input_size` nor `crop_size` given: the most frequent size of the pictures, shrunk to 512 pixels on the
     longer side. With `crop_size` none, but for a network that needs `one_size` to validate on: the most frequent.
+    Pictures are stretched to it or, `fitted`, keep their aspect.
     """
     if options.input_size is not None or (options.crop_size is not None and not one_size):
         return options, ""
@@ -200,11 +206,27 @@ def choose_input_size(
             "input_size=HEIGHTxWIDTH chooses another size."
         )
     smallest, largest = min(sizes, key=np.prod), max(sizes, key=np.prod)
+    brought = "fitted into" if fitted else "stretched to"
+    windows = "; --set crop_size=HEIGHTxWIDTH trains on windows of pictures at their own size" if not one_size else ""
     return options, (
         f"Warning: the pictures have {len(sizes)} sizes, {smallest[0]}x{smallest[1]} to {largest[0]}x{largest[1]} "
-        f"(height x width). All are stretched to {chosen[0]}x{chosen[1]}, after the most frequent one. --set "
-        "input_size=HEIGHTxWIDTH chooses another size; --set crop_size=HEIGHTxWIDTH trains on windows of pictures at "
-        "their own size."
+        f"(height x width). All are {brought} {chosen[0]}x{chosen[1]}, after the most frequent one. --set "
+        f"input_size=HEIGHTxWIDTH chooses another size{windows}."
+    )
+
+
+def cut_pictures(source: Source, sizes: tuple[int, float] | None, canvas: tuple[int, int]) -> str:
+    """A warning where pictures that a detector brings to `sizes` do not fit into `canvas`; "" where all do."""
+    found = picture_sizes(source)
+    brought = {size: resize_rule(size, *(sizes or (None, None))) for size in found}
+    cut = sum(found[size] for size, (height, width) in brought.items() if height > canvas[0] or width > canvas[1])
+    if not cut:
+        return ""
+    needed = [max(canvas[axis], *(size[axis] for size in brought.values())) for axis in (0, 1)]
+    return (
+        f"Warning: input_size={canvas[0]}x{canvas[1]} (height x width) cuts {count_text(cut, 'picture')} of "
+        f"{found.total()} looked at: the detector brings them to a larger size, and training and validation miss the "
+        f"objects that lie below or right of it. --set input_size={needed[0]}x{needed[1]} holds all."
     )
 
 
@@ -241,63 +263,6 @@ def _plan(system: str, train_source: Source, val_source: Source | None, options:
     )
 
 
-def _earlier_run(out: Path) -> dict[str, Any]:
-    """`run.json` of the run to continue; {} where none was begun."""
-    if not (out / RUN_FILE).exists():
-        return {}
-    read_metadata(out)  # Complains about a damaged file.
-    return json.loads((out / RUN_FILE).read_text(encoding="utf-8"))
-
-
-def _continued(recipe: Recipe, out: Path, earlier: dict[str, Any]) -> Recipe:
-    """`recipe` with the settings of the run in `out` as its defaults."""
-    if not earlier:
-        return recipe
-    if earlier.get("system") != recipe.name:
-        raise UsageError(f"{out} holds a run of {earlier.get('system')}, not of {recipe.name}. Choose another --out.")
-    fields = {field.name for field in dataclasses.fields(TrainingOptions)}
-    try:
-        options = {key: _tuples(value) for key, value in earlier.get("options", {}).items() if key in fields}
-        return dataclasses.replace(
-            recipe,
-            config=earlier.get("config") or recipe.config,
-            options=TrainingOptions(**options),
-            augmentation={key: _tuples(value) for key, value in earlier.get("augmentation", {}).items()},
-        )
-    except (TypeError, ValueError, AttributeError) as error:
-        raise ModelError(f"{out / RUN_FILE} is damaged ({error}). Restore it, or train into another --out.") from error
-
-
-def _check_same_network(recipe: Recipe, config: dict[str, Any], out: Path) -> None:
-    changed = [
-        f"{key}={value} ({recipe.config.get(key, 'the default')} in the run)"
-        for key, value in config.items()
-        if key not in recipe.config or _tuples(recipe.config[key]) != _tuples(value)
-    ]
-    if changed:
-        raise UsageError(
-            f"--resume continues the network of {out}, which --set cannot change: {', '.join(changed)}. Leave these "
-            "out, or train into another --out."
-        )
-
-
-def _resumption(out: Path, options: TrainingOptions) -> str:
-    if not (out / STATE).exists():
-        return f"there is no checkpoint in {out} yet: starting from the beginning"
-    try:
-        state = json.loads((out / STATE).read_text(encoding="utf-8"))
-        done = int(state["epochs_done"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{out / STATE} is damaged ({error}). Restore it, or train into another --out.") from error
-    checkpoints = Checkpoints(out, monitor=options.keep_best, seed=options.seed, patience=options.patience)
-    checkpoints.history, checkpoints.best = state.get("history", []), state.get("best")
-    if done < options.epochs and checkpoints.without_gain():
-        return f"patience={options.patience} ended it after epoch {done}; --set patience={options.epochs} would go on"
-    if done < options.epochs:
-        return f"continuing after epoch {done}"
-    return f"all {options.epochs} epochs are done already; --set epochs={2 * options.epochs} would go on"
-
-
 def _check_with_strategy(recipe: Recipe, options: TrainingOptions, strategy: Any, classes: int) -> None:
     """What cannot be checked before TensorFlow has its devices."""
     replicas = strategy.num_replicas_in_sync
@@ -314,8 +279,3 @@ def _check_with_strategy(recipe: Recipe, options: TrainingOptions, strategy: Any
         if recipe.epoch_score_names:
             names += "; with evaluate_every=1 also " + ", ".join(f"val_{name}" for name in recipe.epoch_score_names)
         raise UsageError(f"--set keep_best={options.keep_best} is nothing that is measured. Choose one of {names}.")
-
-
-def _tuples(value: Any) -> Any:
-    """JSON has lists only."""
-    return tuple(_tuples(v) for v in value) if isinstance(value, list | tuple) else value

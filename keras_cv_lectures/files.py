@@ -14,6 +14,8 @@ from typing import Any
 
 from keras_cv_lectures.errors import DataError
 
+_UNFINISHED = ".writing-"
+
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
@@ -24,7 +26,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
+    work = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=path.parent))
     target, old = work / path.name, work / f"{path.name}.old"
     try:
         yield target
@@ -38,6 +40,12 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         # A rename that fails, or a signal between the two, must not cost the old folder as well.
         if os.path.lexists(old) and not os.path.lexists(path):
             os.replace(old, path)
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def remove_unfinished(folder: str | os.PathLike) -> None:
+    """Removes what `atomic_path` left in `folder` in a process that was killed; nobody else may be writing there."""
+    for work in Path(folder).glob(f"{_UNFINISHED}*"):
         shutil.rmtree(work, ignore_errors=True)
 
 

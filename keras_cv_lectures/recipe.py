@@ -25,11 +25,11 @@ class TrainingOptions:
             running means of gradient and square, centred, momentum 0.9).
         learning_rate: the highest of the schedule.
         momentum: of "sgd".
-        weight_decay: decoupled weight decay, not applied to biases and normalisation.
+        weight_decay: decoupled weight decay, not applied to biases and normalisation; "adam" has none.
         schedule: "cosine", "poly" (power 0.9) or "constant".
         warmup_epochs: epochs of linear warm-up from zero; may be a fraction.
         clip_norm: largest global norm of a gradient, or None.
-        accumulate: steps whose gradients are averaged before an update.
+        accumulate: steps whose gradients are averaged before an update; not on replicas.
         precision: "float32" or "bfloat16" (mixed).
         loss: one of "cross_entropy", "dice", "jaccard", "focal", "tversky", "lovasz", or a sum such as
             "cross_entropy+dice".
@@ -166,7 +166,7 @@ class Recipe:
             words of its vocabulary.
         keys: of an example that `make_batches` reads, where the example has them.
         add_weights: (source, options) -> source whose examples carry pixel weights, if the options ask for it.
-        count_labels: source -> pixels of every class, for class weights; None where a system has no such thing.
+        count_labels: source -> weight of every class, for `class_weights`; None where a system has no such thing.
         make_loss: (options, class_weights or None) -> keras loss; None where the model has its own.
         make_metrics: num_classes -> list of keras metrics; their names appear in the progress bar and the history.
         evaluate: (runner, source, progress=) -> `Evaluation`, `DetectionEvaluation` or the like.
@@ -175,6 +175,9 @@ class Recipe:
         epoch_score_names: all names that `epoch_scores` may give.
         epoch_evaluate: `evaluate` without what only a last evaluation needs, for the epochs of a training; None where
             there is no such thing.
+        unused: training options that have no effect on the system, and are refused where they are changed.
+        check_score: raises a `ValueError` for one of `epoch_score_names` that `epoch_scores` will not give.
+        check_source: raises a `DataError` for a source whose examples lack what the system learns.
         agreement: (outputs of one file, outputs of another) for the same pictures -> share of equal answers, 0..1.
         overfit_steps, overfit_rate: steps and rate of Adam by which the smoke network learns four pictures by heart.
         reference: the paper.
@@ -195,7 +198,7 @@ class Recipe:
     make_batches: Callable[..., Any]
     keys: tuple[str, ...]
     add_weights: Callable[..., Any]
-    count_labels: Callable[..., Any]
+    count_labels: Callable[..., Any] | None
     make_loss: Callable[..., Any]
     make_metrics: Callable[[int], list]
     evaluate: Callable[..., Any]
@@ -205,6 +208,9 @@ class Recipe:
     epoch_scores: Callable[[Any], Mapping[str, float]] | None = None
     epoch_score_names: tuple[str, ...] = ()
     epoch_evaluate: Callable[..., Any] | None = None
+    unused: tuple[str, ...] = ()
+    check_score: Callable[[str], None] = lambda name: None
+    check_source: Callable[[Any], None] = lambda source: None
     needs_one_size: Callable[[Mapping[str, Any]], bool] = lambda config: False
     fit_config: Callable[[Mapping[str, Any], TrainingOptions, Any], Mapping[str, Any]] = (
         lambda config, options, source: config

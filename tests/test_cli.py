@@ -16,7 +16,7 @@ import pytest
 from command_line import call
 from PIL import Image
 
-from kcvl import benchmarking, commands, demo, main, settings, training
+from kcvl import benchmarking, commands, demo, main, resuming, settings, training
 from kcvl.terminal import Progress, quiet
 from kcvl.text import scores_table
 from keras_cv_lectures.benchmarking import PATHS, BenchmarkRow, SystemBenchmark
@@ -318,20 +318,53 @@ def test_resume_takes_the_settings_of_the_run(trained, place, tmp_path):
     assert (code, "Continue with the same data" in err) == (1, True)
 
 
+def test_resume_validates_on_the_pictures_of_the_run(tmp_path, monkeypatch):
+    validated = []
+
+    def begun(recipe, train_source, val_source, *, out, record, **settings):
+        validated.append(val_source.ids)
+        (out / "checkpoint").mkdir(parents=True, exist_ok=True)
+        (out / "checkpoint" / "state.json").write_text('{"epochs_done": 1, "best": null, "history": []}')
+        (out / "train_ids.txt").write_text("\n".join(train_source.ids))
+        (out / "run.json").write_text(json.dumps({"system": recipe.name, **record}))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train", begun)
+    for name, count in (("data", 14), ("val", 3)):
+        write_pictures(tmp_path / name, count)
+    for path in (tmp_path / "val").rglob("*.png"):
+        path.rename(path.with_name(f"v{path.name}"))
+    data, val = (f"folder:{tmp_path}/{name}/images,{tmp_path}/{name}/masks" for name in ("data", "val"))
+    words = ["train", "unet", "--data", data, "--out", tmp_path / "run"]
+    call(*words, "--val", val)
+    _, out, _ = call(*words, "--resume")
+    assert validated == [("vp0", "vp1", "vp2")] * 2
+    assert "Warning" not in out
+
+    code, _, err = call(*words, "--resume", "--val", data)
+    assert (code, "3 are missing and 14 are new. It was trained on 14 of the new ones" in err) == (1, True)
+    for name in ("images", "masks"):
+        (tmp_path / "data" / name / "p0.png").unlink()
+    _, out, _ = call(*words, "--resume")
+    assert "Warning: the run in" in out
+    assert "of its 14 pictures to train on 1 are missing and 0 are new." in out
+    assert len(validated) == 3
+
+
 def test_resume_says_that_nothing_was_begun_or_all_is_done(trained, tmp_path):
-    assert training._resumption(tmp_path, TrainingOptions()).startswith("there is no checkpoint")
-    done = training._resumption(Path("run"), TrainingOptions(epochs=1))
+    assert resuming.resumption(tmp_path, TrainingOptions()).startswith("there is no checkpoint")
+    done = resuming.resumption(Path("run"), TrainingOptions(epochs=1))
     assert done == "all 1 epochs are done already; --set epochs=2 would go on"
     state = {"epochs_done": 2, "best": 0.5, "history": [{"epoch": k, "val_mean_iou": 0.5} for k in (1, 2)]}
     (tmp_path / "ended" / "checkpoint").mkdir(parents=True)
     (tmp_path / "ended" / "checkpoint" / "state.json").write_text(json.dumps(state))
-    ended = training._resumption(tmp_path / "ended", TrainingOptions(epochs=9, patience=1))
+    ended = resuming.resumption(tmp_path / "ended", TrainingOptions(epochs=9, patience=1))
     assert ended == "patience=1 ended it after epoch 2; --set patience=9 would go on"
-    assert training._resumption(tmp_path / "ended", TrainingOptions(epochs=9)) == "continuing after epoch 2"
+    assert resuming.resumption(tmp_path / "ended", TrainingOptions(epochs=9)) == "continuing after epoch 2"
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "checkpoint" / "state.json").write_text("{")
     with pytest.raises(ValueError, match="state.json is damaged"):
-        training._resumption(tmp_path, TrainingOptions())
+        resuming.resumption(tmp_path, TrainingOptions())
 
 
 TRAIN = ["train", "unet", "--data", "folder:data/images,data/masks", *TINY, "--out", "never"]
@@ -799,6 +832,7 @@ def test_demo_takes_every_step(place, monkeypatch):
     )
     assert re.search(r"tflite float32: (100.00|99.\d\d) % of the pixels as the model says", out)
     assert len(list(Path("demo run/predictions").glob("*_overlay.png"))) == 4
+    assert json.loads(Path("demo run/run.json").read_text())["command"] == "kcvl demo --out 'demo run'"
     page = Path("demo run/report.html").read_text()
     assert "unet_int8.tflite" in page
     code, _, err = call("demo", "--out", "demo run")

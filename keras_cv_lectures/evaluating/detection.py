@@ -158,13 +158,35 @@ def headline_scores(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, float]
     return found
 
 
+def check_headline(name: str) -> None:
+    """Refuses a name that `headline_scores` does not give here.
+
+    Raises:
+        ValueError: it is one of COCO's numbers, and pycocotools is not installed; or one of Pascal VOC's, and it is.
+    """
+    coco, installed = "voc_" not in name, _has_pycocotools()
+    if coco and not installed:
+        raise ValueError(
+            f"`{name}` is one of COCO's numbers, for which pycocotools is not installed: pip install "
+            f"'keras_cv_lectures[coco]', or choose {name.replace('ap', 'voc_ap').removesuffix('50')}50."
+        )
+    if installed and not coco:
+        raise ValueError(
+            f"`{name}` is measured where pycocotools is not installed; here it is. Choose {name.replace('voc_', '')}."
+        )
+
+
+def _has_pycocotools() -> bool:
+    return importlib.util.find_spec("pycocotools") is not None
+
+
 class _Comparison:
     """The scores of one kind: Pascal VOC's always, COCO's where pycocotools is installed."""
 
     def __init__(self, kind: str, classes: Sequence[str], max_detections: int | None):
         self.curves = PrecisionRecallCurves(classes, kind=kind, iou_threshold=VOC_THRESHOLD)
         self.coco = None
-        if importlib.util.find_spec("pycocotools") is None:
+        if not _has_pycocotools():
             _log.info(
                 "pycocotools is not installed: AP at IoU 0.5 only. pip install 'keras_cv_lectures[coco]' gives all."
             )

@@ -23,6 +23,8 @@ from keras_cv_lectures.preprocessing import caption_batches
 from keras_cv_lectures.recipe import Recipe, Reference, TrainingOptions
 from keras_cv_lectures.text import Vocabulary
 
+# The losses are the network's own, and so is their label smoothing.
+_UNUSED = ("loss", "label_smoothing", "class_weights", "border_weights", "max_objects")
 # What `caption_headlines` gives.
 _SCORES = ("bleu1", "bleu4", "rouge_l", "cider", "exact_match", "attention_in_box", "even_in_box")
 
@@ -50,7 +52,8 @@ def _captioning(**more: Any) -> Recipe:
         "make_batches": caption_batches,
         "keys": ("image", "annotations", "captions"),
         "add_weights": lambda source, options: caption_pairs(source) if options.captions_per_picture == 1 else source,
-        "count_labels": _no_class_weights,
+        "count_labels": None,
+        "unused": _UNUSED,
         "make_loss": lambda options, class_weights: None,
         "make_metrics": lambda classes: [],
         "evaluate": evaluate_captioning,
@@ -94,10 +97,6 @@ def _agreement(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
     a, b = np.asarray(one["tokens"]), np.asarray(other["tokens"])
     said = (a > 0) | (b > 0)
     return float(np.mean((a == b)[said])) if said.any() else 1.0
-
-
-def _no_class_weights(source):
-    raise ValueError("`class_weights` are for segmentation. Leave class_weights=none for a captioner.")
 
 
 _SMALL = {"backbone": "resnet14_v1_5", "embedding_units": 32, "units": 64, "dropout": 0.0, "max_words": 16}

@@ -5,14 +5,31 @@ An entry holds what is peculiar to the system; what all systems of the task shar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from keras_cv_lectures.detection import build_faster_rcnn, build_keypoint_rcnn, build_mask_rcnn
+from keras_cv_lectures.detection.single_level import VARIANT_DEFAULTS
+from keras_cv_lectures.errors import DataError
 from keras_cv_lectures.evaluating import evaluate_detection, headline_scores
+from keras_cv_lectures.evaluating.detection import check_headline
 from keras_cv_lectures.exporting.agreement import compare_detections
 from keras_cv_lectures.preprocessing import detection_batches
 from keras_cv_lectures.recipe import Recipe, Reference, TrainingOptions
+
+# The losses are the network's own.
+_UNUSED = (
+    "loss",
+    "label_smoothing",
+    "class_weights",
+    "border_weights",
+    "captions",
+    "captions_per_picture",
+    "min_count",
+    "vocabulary",
+)
 
 
 def _detection(fields: tuple[str, ...] = (), **more: Any) -> Recipe:
@@ -47,20 +64,23 @@ def _detection(fields: tuple[str, ...] = (), **more: Any) -> Recipe:
         "make_batches": _object_batches,
         "keys": ("image", "boxes", "labels", "crowd", "difficult", *(key for field in fields for key in keys[field])),
         "add_weights": lambda source, options: source,
-        "count_labels": _no_class_weights,
+        "count_labels": None,
+        "unused": _UNUSED,
         "make_loss": lambda options, class_weights: None,
         "make_metrics": lambda classes: [],
         "evaluate": evaluate_detection,
         "epoch_scores": lambda evaluation: headline_scores(evaluation.scores),
         "epoch_score_names": tuple(kind + score for kind in kinds for score in ("ap", "ap50", "voc_ap50")),
+        "check_score": check_headline,
         "agreement": _agreement,
         "context": lambda config, options, names: {
-            "sizes": (config["min_size"], config["max_size"]) if config.get("min_size") else None,
+            "sizes": _sizes(more["build"], config),
             "max_objects": options.max_objects,
             "masks": "masks" in fields,
             "keypoints": "keypoints" in fields,
         },
         "fit_config": _sized_for_training,
+        "check_source": lambda source: _check_objects(source, {field: keys[field] for field in fields}, more["name"]),
         "overfit_steps": 200,
         "overfit_rate": 3e-3,
         "names": lambda source, options: (source.object_classes, source.object_colors),
@@ -77,13 +97,41 @@ def _object_batches(dataset, *, output_size, base_size, context, **options):
 
 
 def _sized_for_training(config: Mapping[str, Any], options: TrainingOptions, source) -> dict[str, Any]:
-    """The detector brings pictures to the size that it is trained at, unless the builder was told another."""
+    """The detector brings pictures to the size that it is trained at, unless the builder was told another.
+
+    Raises:
+        ValueError: pictures of their own sizes have no common canvas to be validated on.
+    """
     config = dict(config)
-    if "min_size" not in config and options.input_size is not None:
+    if options.input_size is None:
+        raise ValueError(
+            "`input_size` must be (height, width) for a detector, the canvas that pictures are fitted into; crop_size "
+            "takes windows of it. min_size=None in the network keeps pictures at their own size there. Received: "
+            "input_size=None."
+        )
+    if not {"min_size", "max_size"} & config.keys():
         config |= {"min_size": min(options.input_size), "max_size": max(options.input_size)}
     if "num_keypoints" in config and source.keypoint_names:
         config["num_keypoints"] = len(source.keypoint_names)
     return config
+
+
+def _check_objects(source, learned: Mapping[str, tuple[str, ...]], name: str) -> None:
+    """Refuses `source` if one of what is `learned` is under none of its keys in the examples."""
+    held = source[0] if len(source) else {}
+    for field, keys in learned.items():
+        if held and not held.keys() & keys:
+            raise DataError(
+                f"{source.name} holds no {field}, which {name} learns. Give data with {field}, or train faster_rcnn."
+            )
+
+
+def _sizes(build: Callable[..., Any], config: Mapping[str, Any]) -> tuple[int, float] | None:
+    """(min_size, max_size) of the network that `build` makes of `config`; None: pictures keep their size."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(build).parameters.items()}
+    settings = {**defaults, **VARIANT_DEFAULTS.get(str(config.get("variant")), {}), **config}
+    smallest, largest = settings["min_size"], settings["max_size"]
+    return None if smallest is None else (smallest, math.inf if largest is None else largest)
 
 
 def _agreement(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
@@ -93,10 +141,6 @@ def _agreement(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
     """
     found = compare_detections([(one, other)], score=0.5)
     return 1.0 if found.label_agreement is None else min(found.label_agreement, found.mean_iou)
-
-
-def _no_class_weights(source):
-    raise ValueError("`class_weights` are for segmentation. Leave class_weights=none for a detector.")
 
 
 _SMALL_RCNN = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,8 @@ import keras
 import numpy as np
 
 from keras_cv_lectures.errors import ModelError
-from keras_cv_lectures.files import atomic_path, read_json, write_json, write_text
+from keras_cv_lectures.files import atomic_path, read_json, remove_unfinished, write_json, write_text
+from keras_cv_lectures.metadata import RUN_FILE
 
 BEST, LAST, STATE, HISTORY = "best.keras", "last.keras", "checkpoint/state.json", "history.csv"
 # Parts of the names of metrics of which less is better.
@@ -25,8 +27,9 @@ class Checkpoints(keras.callbacks.Callback):
     """Saves, after every epoch, all that continuing needs; and the best model so far.
 
     Files in `folder`: `checkpoint/epoch-NNNN.weights.h5` (weights and optimizer), `checkpoint/state.json` (which of
-    them is the last, the history, the best value), `best.keras`, `history.csv`. A checkpoint is complete before
-    `state.json` names it, so a process killed at any moment leaves a readable one.
+    them is the last, the history, the best value and of which metric it is, the seconds so far), `best.keras`,
+    `history.csv`. A checkpoint is complete before `state.json` names it, so a process killed at any moment leaves a
+    readable one.
 
     Args:
         folder: the run folder.
@@ -53,26 +56,65 @@ class Checkpoints(keras.callbacks.Callback):
         self.folder, self.monitor, self.seed, self.writes = Path(folder), monitor, seed, writes
         self.history: list[dict[str, float]] = []
         self.best: float | None = None
+        # Of training in earlier parts of the run; and when this one began.
+        self.seconds_before, self.started = 0.0, time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Of training, over all parts of the run."""
+        return self.seconds_before + time.perf_counter() - self.started
+
+    def read(self) -> dict[str, Any] | None:
+        """Takes over how far the run has come. Returns the content of `checkpoint/state.json`, None without one.
+
+        Raises:
+            ModelError: it is damaged.
+        """
+        path = self.folder / STATE
+        if not path.exists():
+            return None
+        try:
+            state = read_json(path)
+            if not {"monitor", "seconds"} <= state.keys():  # Written by an earlier version.
+                state = {**self._told_of_run(), **state}
+            self.seconds_before = float(state["seconds"])
+            int(state["epochs_done"])
+            self.history, self.best = list(state["history"]), state["best"]
+            if state["monitor"] != self.monitor:
+                self.best = self._value_of_best(state["monitor"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"{path} is damaged ({error}). Restore it, or train into another --out.") from error
+        return state
 
     def restore(self, model: keras.Model) -> int:
         """Loads the last checkpoint into `model` (compiled, its optimizer built). Returns the epoch to start with."""
-        path = self.folder / STATE
-        if not path.exists():
+        folder = (self.folder / STATE).parent
+        for place in (self.folder, folder) if self.writes else ():
+            remove_unfinished(place)
+        state = self.read()
+        if state is None:
             return 0
         try:
-            state = read_json(path)
             with warnings.catch_warnings():
                 # Keras only warns when a part of the network finds nothing in the file.
                 warnings.simplefilter("error")
-                model.load_weights(path.parent / state["weights"])
-            history, best, done = list(state["history"]), state["best"], int(state["epochs_done"])
+                model.load_weights(folder / state["weights"])
         except (OSError, ValueError, KeyError, TypeError, UserWarning) as error:
             raise ModelError(
-                f"the checkpoint in {path.parent} cannot be continued from: {error}. It must come from the same system "
+                f"the checkpoint in {folder} cannot be continued from: {error}. It must come from the same system "
                 "and options; train into another folder, or without --resume."
             ) from error
-        self.history, self.best = history, best
-        return done
+        return int(state["epochs_done"])
+
+    def _told_of_run(self) -> dict[str, Any]:
+        run = read_json(self.folder / RUN_FILE) if (self.folder / RUN_FILE).exists() else {}
+        monitor = run.get("options", {}).get("keep_best", self.monitor)
+        return {"monitor": monitor, "seconds": run.get("seconds", 0.0)}
+
+    def _value_of_best(self, monitor: str) -> float | None:
+        """`monitor` chose the epoch that `best.keras` holds: what this one's is there, None if it was not measured."""
+        held = [row for row in self.history if self.best is not None and self._value(row, monitor) == self.best]
+        return self._value(held[0]) if held else None
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None):
         for index, variable in enumerate(v for v in self.model.variables if v.path.endswith("seed_generator_state")):
@@ -105,15 +147,16 @@ class Checkpoints(keras.callbacks.Callback):
         _remember_saved_attributes()
         with atomic_path(self.folder / "checkpoint" / name) as temporary:
             self.model.save_weights(temporary)
-        state = {"weights": name, "epochs_done": epoch + 1, "best": self.best, "history": self.history}
-        write_json(self.folder / STATE, state)
+        state = {"weights": name, "epochs_done": epoch + 1, "best": self.best, "monitor": self.monitor}
+        write_json(self.folder / STATE, {**state, "seconds": round(self.seconds, 1), "history": self.history})
         for old in (self.folder / "checkpoint").glob("epoch-*.weights.h5"):
             if old.name != name:
                 old.unlink()
         write_history(self.folder / HISTORY, self.history)
 
-    def _value(self, row: Mapping[str, float]) -> float | None:
-        return row.get(self.monitor, row.get(self.monitor.removeprefix("val_")))
+    def _value(self, row: Mapping[str, float], monitor: str | None = None) -> float | None:
+        monitor = monitor or self.monitor
+        return row.get(monitor, row.get(monitor.removeprefix("val_")))
 
     def without_gain(self) -> bool:
         """Whether `patience` has ended the training, by the history, which a continued run has too."""

@@ -18,12 +18,19 @@ import tensorflow as tf
 from keras_cv_lectures.data import Source, cached, data_error, to_dataset, wait_for_readers
 from keras_cv_lectures.errors import DataError, ModelError
 from keras_cv_lectures.files import write_json, write_text
-from keras_cv_lectures.metadata import RUN_FILE, Metadata, read_metadata
+from keras_cv_lectures.metadata import RUN_FILE, Metadata
 from keras_cv_lectures.preprocessing import Augmentation
 from keras_cv_lectures.recipe import Recipe, TrainingOptions
 from keras_cv_lectures.runners import load_runner, machine
-from keras_cv_lectures.text import SPECIAL_WORDS
-from keras_cv_lectures.training.callbacks import BEST, LAST, STATE, Checkpoints, StopOnNaN, save_model
+from keras_cv_lectures.training.callbacks import BEST, LAST, Checkpoints, StopOnNaN, save_model
+from keras_cv_lectures.training.checks import (
+    check_folder,
+    check_options,
+    check_replicas,
+    check_scores,
+    check_sources,
+    check_words,
+)
 from keras_cv_lectures.training.features import trained_on_features
 from keras_cv_lectures.training.multiworker import repair_fit
 from keras_cv_lectures.training.optimizers import make_optimizer
@@ -40,7 +47,7 @@ class TrainingRun:
         model: the model after the last epoch.
         history: one dict an epoch: "epoch", loss and metrics, "val_" for validation; and after the epochs that
             `evaluate_every` names such as "val_ap50".
-        seconds: of training in this process.
+        seconds: of training, over all parts of a run that was continued.
         chief: whether this process writes the folder; one of several workers does.
     """
 
@@ -73,10 +80,14 @@ def train(
     that was killed and resumed ends where an uninterrupted one ends.
 
     Args:
+        recipe: the system, `SYSTEMS[name]`.
+        train_source: pictures with what the system learns.
+        val_source: the same of other pictures, measured after every epoch; None for none.
+        out: the run folder, see `TrainingRun`; made where it does not exist.
         config: builder arguments, over the recipe's.
         options: how to train; the recipe's by default.
         augmentation: fields of `Augmentation`, over the recipe's.
-        channels: of the pictures: 3 (colour) or 1 (grey).
+        channels: of the pictures: 3 (colour), 1 (grey) or any other number.
         strategy: "none", "mirrored", "multiworker" (from `TF_CONFIG`), or a strategy.
         resume: continue from the last checkpoint in `out`; starts anew where there is none.
         callbacks: more Keras callbacks.
@@ -84,7 +95,8 @@ def train(
         record: more to write into `run.json`.
 
     Raises:
-        ValueError: options that exclude each other, such as `keep_best` by a score that is not measured.
+        ValueError: options that exclude each other, such as `keep_best` by a score that is not measured, or that the
+            system or the strategy cannot do anything with.
         DataError: for pictures or masks that cannot be trained on, naming the file.
         ModelError: for a NaN loss, a checkpoint that does not fit, a full folder without `resume`, or a worker of the
             cluster that went away.
@@ -92,17 +104,13 @@ def train(
     out = Path(out)
     options = options or recipe.options
     val_source = cached(val_source) if val_source else None
-    _check_folder(out, resume)
-    _check_scores(recipe, options, val_source)
-    if len(train_source) == 0:
-        raise DataError(f"{train_source.name} holds no pictures; there is nothing to train on.")
+    check_folder(out, resume)
+    check_options(recipe, options)
+    check_scores(recipe, options, val_source)
+    check_sources(recipe, train_source, val_source)
     keras.utils.set_random_seed(options.seed)
     strategy = make_strategy(strategy) if isinstance(strategy, str) else strategy
-    if options.batch_size % strategy.num_replicas_in_sync:
-        raise ValueError(
-            f"`batch_size` must be divisible by the {strategy.num_replicas_in_sync} replicas. "
-            f"Received: batch_size={options.batch_size}."
-        )
+    check_replicas(options, strategy, val_source)
     chief = is_chief(strategy)
     config = dict(recipe.fit_config({**recipe.config, **(config or {})}, options, train_source))
     classes, colors = recipe.names(train_source, options)
@@ -111,7 +119,7 @@ def train(
             f"{train_source.name} has no classes that {recipe.name} could learn. Detectors need data with boxes, "
             "segmentation needs masks, captioners need captions."
         )
-    _check_words(config.get("weights"), classes)
+    check_words(config.get("weights"), classes)
     augment = Augmentation(**{**recipe.augmentation, **(augmentation or {})})
     if train_source.keypoint_flip and augment.keypoint_flip is None:
         augment = dataclasses.replace(augment, keypoint_flip=tuple(train_source.keypoint_flip))
@@ -157,8 +165,7 @@ def train(
         classes=classes,
         colors=colors,
         input_size=options.input_size,
-        # A model as an argument (one's own backbone) is in `best.keras`; what tells of the run has its name.
-        config={k: f"model {v.name}" if isinstance(v, keras.Model) else v for k, v in config.items()},
+        config=_told(config),
     )
     if chief:
         write_json(
@@ -166,12 +173,13 @@ def train(
             {
                 **metadata.to_json(),
                 "channels": channels,
-                "options": dataclasses.asdict(options),
+                "options": _told(dataclasses.asdict(options)),
                 "augmentation": dataclasses.asdict(augment),
                 "class_weights": class_weights,
                 "parameters": model.count_params(),
                 "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
                 "machine": machine(),
+                "seconds": round(checkpoints.seconds_before, 1),
                 **(record or {}),
             },
         )
@@ -198,7 +206,7 @@ def train(
         drop_remainder=True,
         context=context(steps),
     )
-    started = time.perf_counter()
+    checkpoints.started = time.perf_counter()
     if first_epoch < options.epochs and not checkpoints.without_gain():
         with _readable_errors(strategy), warnings.catch_warnings():
             # Keras says so of validation data whose batches cannot be counted beforehand.
@@ -227,7 +235,7 @@ def train(
         folder=out,
         model=model,
         history=checkpoints.history,
-        seconds=time.perf_counter() - started,
+        seconds=checkpoints.seconds,
         chief=chief,
     )
 
@@ -268,6 +276,12 @@ def _scores(recipe, options, model, source, metadata, strategy) -> list[EpochSco
             needed=monitored if monitored in recipe.epoch_score_names else None,
         )
     ]
+
+
+def _told(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`settings` for `run.json`: paths as texts; a model (one's own backbone) by its name, it is in `best.keras`."""
+    told = {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in settings.items()}
+    return {key: f"model {value.name}" if isinstance(value, keras.Model) else value for key, value in told.items()}
 
 
 def _keys(recipe: Recipe, source: Source) -> tuple[str, ...]:
@@ -339,35 +353,3 @@ def _tensorboard(out: Path, chief: bool) -> list[Callable]:
     if not chief or importlib.util.find_spec("tensorboard") is None:
         return []
     return [keras.callbacks.TensorBoard(out / "tensorboard", write_graph=False)]
-
-
-def _check_words(weights: Any, words: tuple[str, ...]) -> None:
-    """A captioner's ids are words of the vocabulary that it was trained with; of another, as large, they are others."""
-    if not isinstance(weights, str | os.PathLike) or words[: len(SPECIAL_WORDS)] != SPECIAL_WORDS:
-        return
-    known = read_metadata(weights).classes
-    if known and known != words:
-        raise DataError(
-            f"`weights` {weights} belongs to a run whose {len(known)} words are not the {len(words)} of this training. "
-            f"Train with its vocabulary: vocabulary={Path(weights).parent}."
-        )
-
-
-def _check_scores(recipe: Recipe, options: TrainingOptions, val_source: Source | None) -> None:
-    every = options.evaluate_every
-    if every and recipe.epoch_scores is None:
-        raise ValueError(
-            f"{recipe.name} measures all its scores after every epoch. Leave out evaluate_every={every}, which is for "
-            "systems whose scores need whole predictions, such as detectors."
-        )
-    if every and val_source is None:
-        raise ValueError(f"evaluate_every={every} needs validation data, and there is none. Leave it out.")
-    if not every and options.keep_best.removeprefix(VALIDATION) in recipe.epoch_score_names:
-        raise ValueError(
-            f"keep_best={options.keep_best} needs evaluate_every=1 (or more), which measures it during the training."
-        )
-
-
-def _check_folder(out: Path, resume: bool) -> None:
-    if not resume and (out / STATE).exists():
-        raise ModelError(f"{out} already holds a training. Continue it with --resume, or choose another --out.")

@@ -49,6 +49,7 @@ def train_staged(
 
     Args:
         stages: folder name -> recipe, coarsest first, such as `{"32s": ..., "16s": ..., "8s": ...}`.
+        train_source, val_source: of every stage, as in `train`.
         out: every stage writes the run folder `out/NAME`; the last is the result.
         options: of every stage; by default those of its recipe. `epochs` counts for each stage.
         rate_factor: factor on the learning rate from one stage to the next.

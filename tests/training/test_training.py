@@ -18,11 +18,13 @@ import tensorflow as tf
 
 from keras_cv_lectures.data import shapes_source
 from keras_cv_lectures.errors import DataError, ModelError
+from keras_cv_lectures.files import write_json
 from keras_cv_lectures.recipe import TrainingOptions, split_settings
 from keras_cv_lectures.runners import load_runner
 from keras_cv_lectures.systems import SYSTEMS
 from keras_cv_lectures.training import loop, make_strategy, train
 from keras_cv_lectures.training.callbacks import Checkpoints
+from keras_cv_lectures.training.checks import check_options
 from keras_cv_lectures.training.optimizers import make_optimizer, make_schedule
 
 RECIPE = SYSTEMS["unet"]
@@ -88,10 +90,15 @@ def test_a_stopped_run_resumes_to_the_weights_of_an_uninterrupted_one(source, un
     with pytest.raises(KeyboardInterrupt):
         _train(source, tmp_path / "run", val=val, callbacks=[_Stop(epoch)])
     state = json.loads((tmp_path / "run/checkpoint/state.json").read_text())
-    assert state["epochs_done"] == epoch
+    for place in ("run", "run/checkpoint"):
+        (tmp_path / place / ".writing-killed").mkdir()
+    assert (state["epochs_done"], state["monitor"]) == (epoch, OPTIONS.keep_best)
     resumed = _train(source, tmp_path / "run", val=val, resume=True)
     assert _distance(uninterrupted.model, resumed.model) < 1e-6
     assert [row["epoch"] for row in resumed.history] == [1, 2, 3]
+    assert not list((tmp_path / "run").rglob(".writing-*"))
+    assert resumed.seconds > state["seconds"] > 0
+    assert json.loads((tmp_path / "run/run.json").read_text())["seconds"] == state["seconds"]  # When it was continued.
     assert resumed.history[-1]["loss"] == pytest.approx(uninterrupted.history[-1]["loss"], abs=1e-5)
 
 
@@ -116,6 +123,23 @@ def test_patience_waits_for_the_next_measured_epoch(tmp_path):
     assert not checkpoints.without_gain()
     checkpoints.history.append({"epoch": 6, "val_ap": 0.4})
     assert checkpoints.without_gain()
+
+
+@pytest.mark.parametrize("earlier_version", [False, True])
+@pytest.mark.parametrize(("monitor", "best"), [("val_mean_iou", 0.6), ("val_loss", 0.9), ("val_ap50", None)])
+def test_another_keep_best_goes_on_from_what_the_best_file_is_worth_by_it(tmp_path, monitor, best, earlier_version):
+    rows = [(0.4, 0.8), (0.6, 0.9), (0.5, 0.7)]  # The second epoch is in best.keras.
+    history = [{"epoch": k, "val_mean_iou": iou, "val_loss": loss} for k, (iou, loss) in enumerate(rows, 1)]
+    state = {"epochs_done": 3, "best": 0.6, "history": history}
+    run = {"options": {"keep_best": "val_mean_iou"}, "seconds": 7.5}
+    write_json(tmp_path / "run.json", run if earlier_version else {})
+    write_json(
+        tmp_path / "checkpoint/state.json",
+        state if earlier_version else {**state, "monitor": "val_mean_iou", "seconds": 7.5},
+    )
+    checkpoints = Checkpoints(tmp_path, monitor=monitor, seed=0)
+    assert checkpoints.read()["epochs_done"] == 3
+    assert (checkpoints.best, checkpoints.seconds_before) == (best, 7.5)
 
 
 @pytest.mark.parametrize(
@@ -199,6 +223,11 @@ def test_a_backbone_of_ones_own_is_trained_and_resumed(source, tmp_path):
     assert json.loads((tmp_path / "run.json").read_text())["config"]["backbone"] == "model mine"
     assert [row["epoch"] for row in run(2, resume=True).history] == [1, 2]
     assert load_runner(tmp_path)(source[0]["image"][None])["logits"].shape == (1, 32, 40, 7)
+
+
+def test_paths_and_models_are_told_as_texts():
+    told = loop._told({"weights": Path("a/b.keras"), "backbone": keras.Sequential(name="mine"), "filters": 4})
+    assert told == {"weights": str(Path("a/b.keras")), "backbone": "model mine", "filters": 4}
 
 
 def test_nan_loss_stops_with_advice_and_keeps_the_checkpoint(source, tmp_path):
@@ -358,6 +387,31 @@ def test_wrong_options_are_explained(options, message):
         TrainingOptions(**options)
 
 
+@pytest.mark.parametrize(
+    ("system", "options"),
+    [
+        ("unet", {"max_objects": 5}),
+        ("unet", {"min_count": 2}),
+        ("unet", {"weight_decay": 0.1, "optimizer": "adam"}),
+        ("faster_rcnn", {"loss": "dice"}),
+        ("faster_rcnn", {"class_weights": "median_frequency"}),
+        ("show_and_tell", {"border_weights": True}),
+        ("show_and_tell", {"label_smoothing": 0.1}),
+    ],
+    ids=str,
+)
+def test_options_without_effect_are_refused(source, tmp_path, system, options):
+    recipe, name = SYSTEMS[system], next(iter(options))
+    with pytest.raises(ValueError, match=f"`{name}` has no effect on ({system}|adam).*[Ll]eave it out."):
+        train(recipe, source, out=tmp_path / "run", options=dataclasses.replace(recipe.options, **options))
+
+
+def test_the_options_of_the_recipes_themselves_have_an_effect():
+    for recipe in SYSTEMS.values():
+        for options in (recipe.options, recipe.smoke_options, recipe.demo_options):
+            check_options(recipe, options)
+
+
 def test_settings_are_sorted_and_unknown_ones_listed():
     found = split_settings(RECIPE, {"filters": 4, "epochs": 2, "rotate": 5}, {"rotate": None})
     assert found == ({"filters": 4}, {"epochs": 2}, {"rotate": 5})
@@ -373,9 +427,20 @@ def test_multiworker_without_its_environment_shows_an_example(monkeypatch):
         make_strategy("tpu")
 
 
-def test_batch_must_divide_by_the_replicas(source, tmp_path, replicas):
-    with pytest.raises(ValueError, match="divisible by the 2 replicas"):
-        _train(source, tmp_path / "run", strategy=replicas, batch_size=3)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 3}, "divisible by the 2 replicas"),
+        ({"accumulate": 2}, "Raise batch_size instead, to 8 for the same updates"),
+        (
+            {"input_size": None, "crop_size": (16, 16)},
+            "2 replicas need as many at once. Set input_size",
+        ),
+    ],
+)
+def test_what_replicas_cannot_do_is_refused(source, tmp_path, replicas, options, message):
+    with pytest.raises(ValueError, match=message):
+        _train(source, tmp_path / "run", val=source.subset([0, 1]), strategy=replicas, **options)
 
 
 COMMAND = [

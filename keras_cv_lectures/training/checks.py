@@ -1,0 +1,108 @@
+"""What `train` refuses before it builds anything: it would fail hours later, or silently do nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from keras_cv_lectures.data import Source
+from keras_cv_lectures.errors import DataError, ModelError
+from keras_cv_lectures.metadata import read_metadata
+from keras_cv_lectures.recipe import Recipe, TrainingOptions
+from keras_cv_lectures.text import SPECIAL_WORDS
+from keras_cv_lectures.training.callbacks import STATE
+from keras_cv_lectures.training.scores import VALIDATION
+
+# Also of one replica.
+_MIRRORED = (tf.distribute.MirroredStrategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
+def check_folder(out: Path, resume: bool) -> None:
+    """Refuses a folder with a training that is not to be continued."""
+    if not resume and (out / STATE).exists():
+        raise ModelError(f"{out} already holds a training. Continue it with --resume, or choose another --out.")
+
+
+def check_sources(recipe: Recipe, train_source: Source, val_source: Source | None) -> None:
+    """Refuses pictures without what `recipe` learns."""
+    if len(train_source) == 0:
+        raise DataError(f"{train_source.name} holds no pictures; there is nothing to train on.")
+    for source in (train_source, val_source):
+        if source is not None:
+            recipe.check_source(source)
+
+
+def check_options(recipe: Recipe, options: TrainingOptions) -> None:
+    """Refuses options that were changed and have no effect on `recipe`."""
+    usual = [dataclasses.asdict(other) for other in (recipe.options, TrainingOptions())]
+    for name in recipe.unused:
+        value = getattr(options, name)
+        if all(value != other[name] for other in usual):
+            raise ValueError(f"`{name}` has no effect on {recipe.name}. Leave it out. Received: {name}={value!r}")
+    decay = options.weight_decay
+    if options.optimizer == "adam" and decay and all(decay != other["weight_decay"] for other in usual):
+        raise ValueError(
+            "`weight_decay` has no effect on adam, which has none. Choose optimizer=adamw, or leave it out. "
+            f"Received: weight_decay={decay!r}"
+        )
+
+
+def check_scores(recipe: Recipe, options: TrainingOptions, val_source: Source | None) -> None:
+    """Refuses to measure during the training what cannot be measured."""
+    every, monitored = options.evaluate_every, options.keep_best.removeprefix(VALIDATION)
+    if every and recipe.epoch_scores is None:
+        raise ValueError(
+            f"{recipe.name} measures all its scores after every epoch. Leave out evaluate_every={every}, which is for "
+            "systems whose scores need whole predictions, such as detectors."
+        )
+    if every and val_source is None:
+        raise ValueError(f"evaluate_every={every} needs validation data, and there is none. Leave it out.")
+    if monitored not in recipe.epoch_score_names:
+        return
+    if not every:
+        raise ValueError(
+            f"keep_best={options.keep_best} needs evaluate_every=1 (or more), which measures it during the training."
+        )
+    try:
+        recipe.check_score(monitored)
+    except ValueError as error:
+        raise ValueError(f"keep_best={options.keep_best}: {error}") from error
+
+
+def check_words(weights: Any, words: tuple[str, ...]) -> None:
+    """A captioner's ids are words of the vocabulary that it was trained with; of another, as large, they are others."""
+    if not isinstance(weights, str | os.PathLike) or words[: len(SPECIAL_WORDS)] != SPECIAL_WORDS:
+        return
+    known = read_metadata(weights).classes
+    if known and known != words:
+        raise DataError(
+            f"`weights` {weights} belongs to a run whose {len(known)} words are not the {len(words)} of this training. "
+            f"Train with its vocabulary: vocabulary={Path(weights).parent}."
+        )
+
+
+def check_replicas(options: TrainingOptions, strategy: tf.distribute.Strategy, val_source: Source | None) -> None:
+    """Refuses what TensorFlow cannot do under `strategy`."""
+    replicas = strategy.num_replicas_in_sync
+    if options.batch_size % replicas:
+        raise ValueError(
+            f"`batch_size` must be divisible by the {replicas} replicas. Received: batch_size={options.batch_size}."
+        )
+    if replicas > 1 and options.input_size is None and val_source is not None:
+        raise ValueError(
+            f"pictures of their own sizes are validated on one by one, and {replicas} replicas need as many at once. "
+            "Set input_size, or train without validation data. Received: input_size=None."
+        )
+    if options.accumulate > 1 and isinstance(strategy, _MIRRORED):
+        raise ValueError(
+            "`accumulate` works without a mirrored strategy only: replicas cannot pass an update over. "
+            f"Raise batch_size instead, to {options.accumulate * options.batch_size} for the same updates. Received: "
+            f"accumulate={options.accumulate}."
+        )
+
+
+__all__ = ["check_folder", "check_options", "check_replicas", "check_scores", "check_sources", "check_words"]

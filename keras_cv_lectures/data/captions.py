@@ -148,6 +148,14 @@ def caption_texts(source: Source) -> Iterable[str]:
     return (as_text(text) for example in source for text in example["captions"])
 
 
+def most_captions(*sources: Source | None) -> int:
+    """The most captions of a picture in the sources; 0 where one does not know its captions without its pictures."""
+    given = [source for source in sources if source is not None]
+    if any(source.captions_at is None for source in given):
+        return 0
+    return max((len(source.captions_at(i)) for source in given for i in range(len(source))), default=0)
+
+
 def caption_pairs(source: Source) -> Source:
     """Every (picture, caption) of `source` as an example of its own, in the order of the pictures.
 

@@ -16,6 +16,7 @@ import keras
 import tensorflow as tf
 
 from keras_cv_lectures.data import Source, cached, data_error, to_dataset, wait_for_readers
+from keras_cv_lectures.data.captions import most_captions
 from keras_cv_lectures.errors import DataError, ModelError
 from keras_cv_lectures.files import write_json, write_text
 from keras_cv_lectures.metadata import RUN_FILE, Metadata
@@ -185,8 +186,12 @@ def train(
         )
         write_text(out / "train_ids.txt", "\n".join(pictures.ids) + "\n")
 
+    # Rows that no picture fills would be computed all the same.
+    captions = min(options.captions, most_captions(train_source, val_source) or options.captions)
+
     def context(steps):
-        return recipe.context(config, dataclasses.replace(options, steps_per_epoch=steps), classes)
+        used = dataclasses.replace(options, steps_per_epoch=steps, captions=captions)
+        return recipe.context(config, used, classes)
 
     batches = recipe.make_batches(
         to_dataset(

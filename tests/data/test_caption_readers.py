@@ -23,7 +23,7 @@ from keras_cv_lectures.data import (
     shapes_source,
     to_dataset,
 )
-from keras_cv_lectures.data.captions import coco_listing, flickr_listing, table_listing
+from keras_cv_lectures.data.captions import coco_listing, flickr_listing, most_captions, table_listing
 from keras_cv_lectures.errors import DataError
 
 
@@ -439,6 +439,14 @@ def test_pairs_of_picture_and_caption(tmp_path):
     assert caption_pairs(wordless).ids == ("a#1",)
     with pytest.raises(DataError, match="so it has no pairs"):
         caption_pairs(Source(name="toy", ids=("a",), read=lambda index: {}, classes=(), colors=()))
+
+
+def test_the_most_captions_of_a_picture(tmp_path):
+    few = flickr_captions(kaggle(tmp_path))
+    assert most_captions(few, None, few.subset([1])) == 2
+    assert most_captions(few.subset([1])) == 1
+    unknown = Source(name="toy", ids=("a",), read=lambda index: {}, classes=(), colors=())
+    assert most_captions(few, unknown) == 0
 
 
 def test_generated_pictures_know_their_captions():

@@ -79,6 +79,7 @@ def test_all_captions_of_a_picture_together(source, tmp_path):
     (dataset, settings), _ = batches_asked_for(source, tmp_path / "run", epochs=3)
     assert int(dataset.cardinality()) == 3 * 4
     assert settings["context"]["captions_per_picture"] == "all"
+    assert settings["context"]["captions"] == 3  # of the five rows that are usual, no picture fills more
 
 
 @pytest.mark.parametrize("name", ["show_attend_tell", "show_and_tell"])

@@ -39,7 +39,10 @@ def continued(recipe: Recipe, out: Path, earlier: dict[str, Any]) -> Recipe:
             augmentation={key: _tuples(value) for key, value in earlier.get("augmentation", {}).items()},
         )
     except (TypeError, ValueError, AttributeError) as error:
-        raise ModelError(f"{out / RUN_FILE} is damaged ({error}). Restore it, or train into another --out.") from error
+        raise ModelError(
+            f"the settings in {out / RUN_FILE} cannot be continued ({error}). The file is damaged, or of a version "
+            "that allowed them: correct it there, or train into another --out."
+        ) from error
 
 
 def check_same_network(recipe: Recipe, config: dict[str, Any], out: Path) -> None:

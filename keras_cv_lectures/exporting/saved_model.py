@@ -166,7 +166,8 @@ def sample_size(
     """
     size = tuple(s or d for s, d in zip(shape[:2], default, strict=True))
     graph = isinstance(model, keras.Function | keras.Sequential)
-    if None not in shape[:2] or not graph or (isinstance(model.output, dict) and is_detector(model.output)):
+    outputs = getattr(model, "output", None)  # A Sequential has none before it is called.
+    if None not in shape[:2] or not graph or (isinstance(outputs, dict) and is_detector(outputs)):
         return size
     if output_size(model, size) is not None:
         return size

@@ -94,7 +94,8 @@ def test_scores_of_an_epoch_are_those_that_are_announced(name):
     recipe = SYSTEMS[name]
     fields = {field.name: None for field in dataclasses.fields(CaptionEvaluation)}
     scores = dict.fromkeys(("bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "cider", "exact_match"), 0.5)
-    found = recipe.epoch_scores(CaptionEvaluation(**{**fields, "scores": scores | {"attention_in_box": 0.25}}))
+    grounded = {"attention_in_box": 0.25, "even_in_box": 0.125}
+    found = recipe.epoch_scores(CaptionEvaluation(**{**fields, "scores": scores | grounded}))
     assert set(found) == set(recipe.epoch_score_names)
 
 

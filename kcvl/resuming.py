@@ -65,8 +65,12 @@ def validation_of(earlier: Mapping[str, Any]) -> str | None:
         DataError: its data are a function to call.
     """
     spec = earlier.get("val_data")
-    # Without --val both are the specification of the pictures that were split.
-    return harmless_spec(spec) if spec and spec != earlier.get("data") else None
+    if not spec or spec == earlier.get("data"):  # Without --val both are what the pictures were split of.
+        return None
+    try:
+        return harmless_spec(spec)
+    except DataError as error:
+        raise DataError(f"--val was {spec} and must be given again: {error}") from error
 
 
 def check_same_pictures(out: Path, earlier: Mapping[str, Any], train_source: Source, val_source: Source | None) -> str:

@@ -7,6 +7,7 @@ import dataclasses
 import sys
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from keras_cv_lectures.data import Source, has_splits, open_source
 from keras_cv_lectures.data.spec_text import parse_spec
 from keras_cv_lectures.data.specs import splits_of
 from keras_cv_lectures.errors import DataError, ModelError
+from keras_cv_lectures.metadata import RUN_FILE
 from keras_cv_lectures.preprocessing import resize_rule
 from keras_cv_lectures.recipe import Recipe, TrainingOptions
 from keras_cv_lectures.reporting import (
@@ -35,7 +37,7 @@ from keras_cv_lectures.reporting import (
 from keras_cv_lectures.systems import SYSTEMS
 from keras_cv_lectures.training import make_strategy, train, train_staged
 from keras_cv_lectures.training.callbacks import BEST, HISTORY, STATE
-from keras_cv_lectures.training.checks import check_sources
+from keras_cv_lectures.training.checks import check_replicas, check_sources
 
 LONGEST_SIDE = 512
 _HELD_OUT = 0.15
@@ -61,7 +63,14 @@ def run_train(arguments: argparse.Namespace) -> int:
     for spec in (arguments.data, given):
         if spec:
             check_data_fits(detector, spec, captioner=captioner)
-    train_source, val_source, val_spec = open_training_data(arguments.data, given)
+    try:
+        train_source, val_source, val_spec = open_training_data(
+            arguments.data, given, validated=earlier.get("val_ids") or ()
+        )
+    except DataError as error:
+        if given == arguments.val:
+            raise
+        raise DataError(f"{str(error).rstrip('.')}. That is the run's --val, from {RUN_FILE}: pass another.") from error
     check_source_fits(train_source, arguments.data, detector, captioner)
     if val_source is not None:
         check_source_fits(val_source, given or arguments.data, detector, captioner)
@@ -82,7 +91,7 @@ def run_train(arguments: argparse.Namespace) -> int:
         fitted = recipe.fit_config({**recipe.config, **config}, options, train_source)
         cut = cut_pictures(train_source, recipe.context(fitted, options, classes)["sizes"], options.input_size)
     strategy = make_strategy(arguments.strategy)
-    _check_with_strategy(recipe, options, strategy, len(classes))
+    _check_with_strategy(recipe, options, strategy, val_source, len(classes))
 
     say(_plan(arguments.system, train_source, val_source, options, len(classes)))
     standing = resumption(folders[0], options) if arguments.resume and not arguments.staged else ""
@@ -118,6 +127,11 @@ def run_train(arguments: argparse.Namespace) -> int:
         raise DataError(f"{error}\n`{quoted('kcvl', 'doctor', arguments.data)}` names every file at fault.") from error
     except ValueError as error:
         words = own_words(error)
+        if earlier and isinstance(error, UsageError):
+            raise UsageError(
+                f"{error} The network is that of {folders[0] / RUN_FILE}; a version that made it may have passed over "
+                "a setting: correct it there, or train into another --out."
+            ) from error
         if words is None:
             raise
         raise UsageError(f"--set: {words}") from error
@@ -154,12 +168,15 @@ def _stages(arguments: argparse.Namespace) -> dict[str, Recipe]:
     return {name: find_recipe(name) for name in recipe.stages}
 
 
-def open_training_data(spec: str, val_spec: str | None) -> tuple[Source, Source | None, str]:
+def open_training_data(
+    spec: str, val_spec: str | None, *, validated: Sequence[str] = ()
+) -> tuple[Source, Source | None, str]:
     """Training and validation sources, and the specification of the latter ("" where there is none).
 
     Without `val_spec` the layout's own validation split is taken; data without one gives its last 15 %: the last,
     because neighbouring pictures are often frames of one video, which a random split would leak. Where the
-    layout has but one split, the specification names it, and then is that of the training pictures, too.
+    layout has but one split, the specification names it, and then is that of the training pictures, too. Of these a
+    run that is continued keeps the pictures that it `validated` on, however many there are now.
     """
     if val_spec is not None:
         train_source = open_source(spec, split="train")
@@ -169,15 +186,17 @@ def open_training_data(spec: str, val_spec: str | None) -> tuple[Source, Source 
         return open_source(spec, split="train"), open_source(spec, split="val"), spec
     only = splits_of(parsed)[0]
     source = open_source(spec, split=only)
-    held_out = round(_HELD_OUT * len(source))
-    if held_out == 0:
+    count, known = len(source), set(validated)
+    held_out = [i for i, name in enumerate(source.ids) if name in known] if known else []
+    held_out = held_out or list(range(count - round(_HELD_OUT * count), count))
+    if not held_out:
         return source, None, ""
-    first = len(source) - held_out
+    others = sorted(set(range(count)) - set(held_out))
     # No option can follow a folder that is given without a kind and has a comma in its path.
     complete = only is None or "split" in parsed.options or any("," in str(path) for path in parsed.paths)
     return (
-        source.subset(range(first), f"{source.name} (first {first})"),
-        source.subset(range(first, len(source)), f"{source.name} (last {held_out})"),
+        source.subset(others, f"{source.name} (first {len(others)})"),
+        source.subset(held_out, f"{source.name} (last {len(held_out)})"),
         spec if complete else f"{absolute_spec(spec)},split={only}",
     )
 
@@ -263,14 +282,14 @@ def _plan(system: str, train_source: Source, val_source: Source | None, options:
     )
 
 
-def _check_with_strategy(recipe: Recipe, options: TrainingOptions, strategy: Any, classes: int) -> None:
+def _check_with_strategy(
+    recipe: Recipe, options: TrainingOptions, strategy: Any, val_source: Source | None, classes: int
+) -> None:
     """What cannot be checked before TensorFlow has its devices."""
-    replicas = strategy.num_replicas_in_sync
-    if options.batch_size % replicas:
-        raise UsageError(
-            f"--set batch_size={options.batch_size} cannot be shared by {replicas} replicas. Choose a multiple of "
-            f"{replicas}."
-        )
+    try:
+        check_replicas(options, strategy, val_source)
+    except ValueError as error:
+        raise UsageError(f"--set: {error}") from error
     metrics = recipe.make_metrics(max(2, classes))
     known = ["loss", *(metric.name for metric in metrics)]
     # Networks with losses of their own measure them by names that the trainer knows when they are built.

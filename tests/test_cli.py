@@ -351,6 +351,18 @@ def test_resume_validates_on_the_pictures_of_the_run(tmp_path, monkeypatch):
     assert len(validated) == 3
 
 
+def test_a_continued_run_keeps_the_pictures_that_it_was_validated_on(tmp_path):
+    """However many there are now: the last 15 % would be others."""
+    write_pictures(tmp_path, 12)
+    data = f"folder:{tmp_path}/images,{tmp_path}/masks"
+    _, val, _ = training.open_training_data(data, None)
+    train_source, again, _ = training.open_training_data(data, None, validated=["p3", val.ids[-1], "gone"])
+    assert set(again.ids) == {"p3", val.ids[-1]}
+    assert not set(again.ids) & set(train_source.ids)
+    assert len(again) + len(train_source) == 12
+    assert training.open_training_data(data, None, validated=["gone"])[1].ids == val.ids
+
+
 def test_resume_says_that_nothing_was_begun_or_all_is_done(trained, tmp_path):
     assert resuming.resumption(tmp_path, TrainingOptions()).startswith("there is no checkpoint")
     done = resuming.resumption(Path("run"), TrainingOptions(epochs=1))
@@ -543,7 +555,7 @@ def test_full_memory_ends_with_advice(monkeypatch):
 def test_batches_that_replicas_cannot_share(place):
     words = ["--strategy", "mirrored", "--set", "batch_size=3"]  # The tests' machine has two logical CPUs.
     code, _, err = call("train", "unet", "--data", "shapes:count=4,size=32x40", *words, "--out", "never")
-    assert (code, "batch_size=3 cannot be shared by 2 replicas" in err) == (2, True)
+    assert (code, "`batch_size` must be divisible by the 2 replicas" in err) == (2, True)
 
 
 def test_the_paper_network_is_trained_on_crops_exported_and_run_in_windows(place, tmp_path):

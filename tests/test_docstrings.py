@@ -18,6 +18,7 @@ import keras_cv_lectures
 
 PACKAGE = Path(keras_cv_lectures.__file__).parent
 # Go on from another example, or take files.
+_WORDS = re.compile(r"\b(?:True|False|None)\b")
 ELSEWHERE = {"flat_argmax", "MaxUnpool", "predict"}
 
 
@@ -52,4 +53,5 @@ def test_examples_give_what_they_say(module, examples):
         # Docstrings write arrays as lists, and round them.
         if want.strip() != got.strip():
             assert _numbers(want), (want, got)
+            assert _WORDS.findall(got) == _WORDS.findall(want), (want, got)
             np.testing.assert_allclose(_numbers(got), _numbers(want), atol=2e-3, err_msg=f"{example.source}{got}")

@@ -240,6 +240,13 @@ def test_valid_networks_of_open_size_are_tried_with_a_size_they_take(name, tmp_p
     assert card["input"]["image"]["shape"] == [1, None, None, 1]
 
 
+def test_networks_that_resize_pictures_themselves_keep_their_open_size(tmp_path):
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(2, 3, strides=2)(keras.layers.Resizing(56, 56)(inputs))
+    result = export_saved_model(keras.Model(inputs, x), tmp_path / "m")
+    assert json.loads(result.card_path.read_text())["measured_size"] == [96, 128]
+
+
 @pytest.mark.parametrize("name", ["m.tflite", "m"])
 def test_networks_that_take_no_size_are_to_be_given_one(name, tmp_path):
     inputs = keras.Input((None, None, 1))

@@ -51,7 +51,7 @@ def read_image(path: str | Path, channels: int | None = 3, *, content: bytes | N
     """
     if channels not in (1, 3, None):
         raise DataError(f"channels must be 1, 3 or None, not {channels!r}.")
-    return _decode(path, lambda picture, largest: _to_pixels(picture, channels, path), content)
+    return _decode(path, lambda picture, scale: _to_pixels(picture, channels, path), content)
 
 
 def read_mask(path: str | Path, *, colors: bool = False, content: bytes | None = None) -> np.ndarray:
@@ -66,11 +66,11 @@ def read_mask(path: str | Path, *, colors: bool = False, content: bytes | None =
     Raises:
         DataError: as `read_image`, or a kind of file that holds no labels (CMYK, fractions).
     """
-    return _decode(path, lambda picture, largest: _to_labels(picture, colors, path, largest), content)
+    return _decode(path, lambda picture, scale: _to_labels(picture, colors, path, scale), content)
 
 
-def _decode(path: str | Path, convert: Callable[[Image, int], np.ndarray], content: bytes | None) -> np.ndarray:
-    """What `convert` makes of the picture and of its largest possible value, see `_largest_grey`."""
+def _decode(path: str | Path, convert: Callable[[Image, float], np.ndarray], content: bytes | None) -> np.ndarray:
+    """What `convert` makes of the picture and of `_scale_of_grey`."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     path = Path(path)
@@ -86,10 +86,10 @@ def _decode(path: str | Path, convert: Callable[[Image, int], np.ndarray], conte
                 raise Image.DecompressionBombError(f"{picture.width}x{picture.height} pixels")
             if picture.format == "TIFF":
                 _refuse_pages(picture, path)
-            largest = _largest_grey(picture)
+            scale = _scale_of_grey(picture)
             picture.load()
             ImageOps.exif_transpose(picture, in_place=True)
-            return convert(picture, largest)
+            return convert(picture, scale)
     except DataError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -107,13 +107,13 @@ def _decode(path: str | Path, convert: Callable[[Image, int], np.ndarray], conte
         raise DataError(f"{path} is truncated or damaged ({type(error).__name__}: {error}). {repair}") from error
 
 
-def _largest_grey(picture: Any) -> int:
-    """What Pillow makes 255 of: 3 in grey of 2 bits, 15 of 4, in PGM what the file says, 255 otherwise."""
-    raw = str(picture.tile[0][3]) if picture.mode == "L" and picture.tile else ""
+def _scale_of_grey(picture: Any) -> float:
+    """The file's values by Pillow's, which makes the largest of grey of 2 and 4 bits and of PGM 255 or 65535."""
+    raw = str(picture.tile[0][3]) if picture.mode in ("L", "I") and picture.tile else ""
     bits, stated = re.search(r"\bL;([24])", raw), re.fullmatch(r"\('L', (\d+)\)", raw)
     if bits:
-        return 2 ** int(bits[1]) - 1
-    return int(stated[1]) if stated and picture.format == "PPM" else 255
+        return (2 ** int(bits[1]) - 1) / 255
+    return int(stated[1]) / (255 if picture.mode == "L" else 65535) if stated and picture.format == "PPM" else 1.0
 
 
 def _refuse_pages(picture: Any, path: Path) -> None:
@@ -162,7 +162,7 @@ def _deep_grey(picture: Image, path: str | Path) -> np.ndarray:
     return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def _to_labels(picture: Image, colors: bool, path: str | Path, largest: int) -> np.ndarray:
+def _to_labels(picture: Image, colors: bool, path: str | Path, scale: float) -> np.ndarray:
     mode = picture.mode
     if mode == "P":
         return np.array(picture.convert("RGBA"))[..., :3].copy() if colors else np.array(picture)
@@ -179,7 +179,7 @@ def _to_labels(picture: Image, colors: bool, path: str | Path, largest: int) -> 
             raise DataError(f"{path} holds fractions, but a mask holds whole numbers. Save it as integers.")
         return values.astype(np.int32)
     if mode == "L" or mode.startswith("I"):
-        if mode == "L" and largest < 255:
-            return np.rint(values * (largest / 255)).astype(np.uint8)
+        if scale != 1:
+            return np.rint(values * scale).astype(np.uint8 if mode == "L" else np.int32)
         return values.astype(np.int32) if values.dtype.byteorder == ">" else values
     raise DataError(f"{path} is of kind {mode}; a mask must be grey, palette or RGB. Save it as such a PNG.")

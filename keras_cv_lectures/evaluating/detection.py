@@ -168,11 +168,12 @@ def check_headline(name: str) -> None:
     if coco and not installed:
         raise ValueError(
             f"`{name}` is one of COCO's numbers, for which pycocotools is not installed: pip install "
-            f"'keras_cv_lectures[coco]', or choose {name.replace('ap', 'voc_ap').removesuffix('50')}50."
+            f"'keras_cv_lectures[coco]', or choose val_{name.replace('ap', 'voc_ap').removesuffix('50')}50."
         )
     if installed and not coco:
         raise ValueError(
-            f"`{name}` is measured where pycocotools is not installed; here it is. Choose {name.replace('voc_', '')}."
+            f"`{name}` is measured where pycocotools is not installed; here it is. Choose "
+            f"val_{name.replace('voc_', '')}."
         )
 
 

@@ -20,7 +20,7 @@ from keras_cv_lectures.exporting.detector_files import with_labels
 from keras_cv_lectures.exporting.result import ExportResult, compare, facts, folder_size, is_captioner, is_detector
 from keras_cv_lectures.exporting.rewrite import folded, in_float32
 from keras_cv_lectures.files import atomic_path
-from keras_cv_lectures.geometry.receptive import fit_size, output_size, receptive_field
+from keras_cv_lectures.geometry.receptive import accepts_size, fit_size, receptive_field
 from keras_cv_lectures.language import Captioner
 from keras_cv_lectures.metadata import CARD_FILE, Metadata
 from keras_cv_lectures.runners import SIGNATURE, load_runner
@@ -169,7 +169,7 @@ def sample_size(
     outputs = getattr(model, "output", None)  # A Sequential has none before it is called.
     if None not in shape[:2] or not graph or (isinstance(outputs, dict) and is_detector(outputs)):
         return size
-    if output_size(model, size) is not None:
+    if accepts_size(model, size):
         return size
     field = receptive_field(model)
     try:

@@ -82,6 +82,11 @@ def output_size(model: keras.Model, size: tuple[int, int]) -> tuple[int, int] | 
     return None if traced is None or not traced[1].even else traced[0].shape[1:3]
 
 
+def accepts_size(model: keras.Model, size: tuple[int, int]) -> bool:
+    """Whether the model gives something for a window of `size`, be it that its strides cut rows short."""
+    return _trace(model, size) is not None
+
+
 def fit_size(model: keras.Model, size: tuple[int, int], field: ReceptiveField) -> tuple[int, int]:
     """Smallest window of at least `size` that fits the model; a side that the model fixes stays as it is.
 

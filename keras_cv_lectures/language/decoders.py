@@ -105,7 +105,7 @@ class AttentionDecoder(keras.layers.Layer):
             dtype=self.dtype_policy,
             name="embedding",
         )
-        self.drop = keras.layers.Dropout(dropout, seed=seed, name="dropout")
+        self.drop = keras.layers.Dropout(dropout, seed=seed, dtype=self.dtype_policy, name="dropout")
         self.begin_layers: list[keras.layers.Layer] = []
         self.attention: SoftAttention | None = None
 

@@ -66,7 +66,7 @@ class PlainDecoder(keras.layers.Layer):
             )
             for k in range(1, layers + 1)
         ]
-        self.drop = keras.layers.Dropout(dropout, seed=seed, name="dropout")
+        self.drop = keras.layers.Dropout(dropout, seed=seed, name="dropout", **policy)
         self.vocabulary = keras.layers.Dense(
             vocabulary_size, kernel_initializer=uniform(0.08), name="vocabulary", **policy
         )

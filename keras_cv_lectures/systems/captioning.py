@@ -60,6 +60,7 @@ def _captioning(**more: Any) -> Recipe:
         "epoch_evaluate": functools.partial(evaluate_captioning, baseline=False),
         "epoch_scores": lambda evaluation: caption_headlines(evaluation.scores),
         "epoch_score_names": _SCORES,
+        "check_score": _check_score,
         "agreement": _agreement,
         "names": _words,
         "context": lambda config, options, names: {
@@ -90,6 +91,11 @@ def _words(source, options: TrainingOptions) -> tuple[tuple[str, ...], tuple]:
             "captions."
         )
     return words, ()
+
+
+def _check_score(name: str) -> None:
+    if name == "even_in_box":
+        raise ValueError("`even_in_box` is of the pictures and no model changes it. Choose val_attention_in_box.")
 
 
 def _agreement(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:

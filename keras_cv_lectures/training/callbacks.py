@@ -160,16 +160,21 @@ class Checkpoints(keras.callbacks.Callback):
 
     def without_gain(self) -> bool:
         """Whether `patience` has ended the training, by the history, which a continued run has too."""
-        if self.patience is None or self.best is None:
+        measured = [(row["epoch"], value) for row in self.history if (value := self._value(row)) is not None]
+        finite = [(epoch, value) for epoch, value in measured if math.isfinite(value)]
+        if self.patience is None or not finite:
             return False
-        measured = [row for row in self.history if self._value(row) is not None]
-        at_best = [row["epoch"] for row in measured if self._value(row) == self.best]
+        # Not `self.best`: what `best.keras` holds may have been chosen by another metric.
+        at_best, _ = (min if self._falls() else max)(finite, key=lambda each: each[1])
         # By epochs that were measured: before the next of them nobody knows that nothing was gained.
-        return bool(at_best) and measured[-1]["epoch"] - at_best[0] >= self.patience
+        return measured[-1][0] - at_best >= self.patience
 
     def _is_better(self, value: float) -> bool:
-        falls = any(part in self.monitor for part in _FALLING)
-        return value < self.best if falls else value > self.best
+        return value < self.best if self._falls() else value > self.best
+
+    def _falls(self) -> bool:
+        """Whether less of what is monitored is better."""
+        return any(part in self.monitor for part in _FALLING)
 
 
 class StopOnNaN(keras.callbacks.Callback):

@@ -63,6 +63,11 @@ def check_scores(recipe: Recipe, options: TrainingOptions, val_source: Source | 
         raise ValueError(f"evaluate_every={every} needs validation data, and there is none. Leave it out.")
     if monitored not in recipe.epoch_score_names:
         return
+    if options.keep_best == monitored:
+        raise ValueError(
+            f"`keep_best` of a score of the validation data begins with {VALIDATION}: {VALIDATION}{monitored}. "
+            f"Received: keep_best={options.keep_best!r}"
+        )
     if not every:
         raise ValueError(
             f"keep_best={options.keep_best} needs evaluate_every=1 (or more), which measures it during the training."

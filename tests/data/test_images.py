@@ -72,6 +72,7 @@ def png_of_few_bits(bits, values):
         (png_of_few_bits(8, [0, 1, 2, 85]), [0, 1, 2, 85], 255),
         (b"P5 4 1 20\n" + bytes([0, 1, 19, 20]), [0, 1, 19, 20], 20),
         (b"P5 4 1 255\n" + bytes([0, 1, 19, 20]), [0, 1, 19, 20], 255),
+        (b"P5 4 1 1000\n" + struct.pack(">4H", 0, 5, 7, 1000), [0, 5, 7, 1000], 1000),
     ],
 )
 def test_masks_of_few_bits_hold_the_values_of_the_file(content, values, largest):

@@ -363,6 +363,14 @@ def test_a_file_of_bfloat16_computes_in_it_in_any_session(kind, tmp_path):
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(model(x)["logits"], again(x)["logits"])
+    exact = make(kind)
+    exact.save(tmp_path / "exact.keras")
+    keras.mixed_precision.set_dtype_policy("mixed_bfloat16")
+    try:
+        again = keras.saving.load_model(tmp_path / "exact.keras")
+        np.testing.assert_array_equal(exact(x)["logits"], again(x)["logits"])
+    finally:
+        keras.mixed_precision.set_dtype_policy("float32")
 
 
 @EACH

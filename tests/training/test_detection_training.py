@@ -70,10 +70,10 @@ def test_data_without_what_the_head_learns_are_refused(source, tmp_path, system,
         (
             False,
             "mask_ap50",
-            "`mask_ap50` is one of COCO's.*pip install 'keras_cv_lectures.coco.', or choose mask_voc_ap50",
+            "`mask_ap50` is one of COCO's.*pip install 'keras_cv_lectures.coco.', or choose val_mask_voc_ap50",
         ),
-        (False, "ap", "or choose voc_ap50"),
-        (True, "voc_ap50", "Choose ap50"),
+        (False, "ap", "or choose val_voc_ap50"),
+        (True, "voc_ap50", "Choose val_ap50"),
     ],
 )
 def test_a_score_that_this_machine_does_not_measure_cannot_choose(
@@ -83,6 +83,9 @@ def test_a_score_that_this_machine_does_not_measure_cannot_choose(
     recipe = SYSTEMS["mask_rcnn"]
     options = dataclasses.replace(recipe.smoke_options, evaluate_every=1, keep_best=f"val_{score}")
     with pytest.raises(ValueError, match=message):
+        train(recipe, source, source, out=tmp_path / "run", config=recipe.smoke, options=options)
+    options = dataclasses.replace(options, keep_best=score)
+    with pytest.raises(ValueError, match=f"begins with val_: val_{score}"):
         train(recipe, source, source, out=tmp_path / "run", config=recipe.smoke, options=options)
 
 

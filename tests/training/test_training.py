@@ -140,6 +140,9 @@ def test_another_keep_best_goes_on_from_what_the_best_file_is_worth_by_it(tmp_pa
     checkpoints = Checkpoints(tmp_path, monitor=monitor, seed=0)
     assert checkpoints.read()["epochs_done"] == 3
     assert (checkpoints.best, checkpoints.seconds_before) == (best, 7.5)
+    # The loss was lowest in the last epoch, the score highest in the one before.
+    checkpoints.patience = 1
+    assert checkpoints.without_gain() == (monitor == "val_mean_iou")
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 # What users of other packages type, and what it is called here.
 _KNOWN_AS = {
@@ -67,3 +67,27 @@ def takes_also(other: Callable) -> Callable[[Builder], Builder]:
         return builder
 
     return decorate
+
+
+def check_task(input_shape: Any, num_classes: Any, *, background: str) -> None:
+    """Looks at the two arguments that every builder of pictures and classes has.
+
+    Args:
+        background: what the message says of the background among the classes.
+
+    Raises:
+        ValueError: `input_shape` is not (height, width, known channels), or `num_classes` < 1.
+    """
+    if not isinstance(input_shape, tuple | list) or len(input_shape) != 3 or not isinstance(input_shape[-1], int):
+        raise ValueError(
+            "`input_shape` must be (height, width, channels) with a known number of channels. "
+            f"Received: input_shape={input_shape}. Use (None, None, 3) for pictures of any size."
+        )
+    if num_classes < 1:
+        raise ValueError(f"`num_classes` must be at least 1 ({background}). Received: num_classes={num_classes}")
+
+
+def one_of(argument: str, value: Any, allowed: Sequence[Any]) -> None:
+    """Raises ValueError, naming the argument and the choices, unless `value` is one of `allowed`."""
+    if value not in allowed:
+        raise ValueError(f"`{argument}` must be one of {tuple(allowed)}. Received: {argument}={value!r}")

@@ -148,12 +148,20 @@ def caption_texts(source: Source) -> Iterable[str]:
     return (as_text(text) for example in source for text in example["captions"])
 
 
-def most_captions(*sources: Source | None) -> int:
-    """The most captions of a picture in the sources; 0 where one does not know its captions without its pictures."""
-    given = [source for source in sources if source is not None]
+def most_captions(*sources: Source | None, limit: int) -> int:
+    """The most captions of a picture in the sources, 1 to `limit`, with which the search ends.
+
+    It is `limit`, too, where a source does not know its captions without its pictures.
+    """
+    given, most = [source for source in sources if source is not None], 1
     if any(source.captions_at is None for source in given):
-        return 0
-    return max((len(source.captions_at(i)) for source in given for i in range(len(source))), default=0)
+        return limit
+    for source in given:
+        for index in range(len(source)):
+            most = max(most, len(source.captions_at(index)))
+            if most >= limit:
+                return limit
+    return most
 
 
 def caption_pairs(source: Source) -> Source:

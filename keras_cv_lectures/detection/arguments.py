@@ -2,27 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
-
-
-def check_task(input_shape: Any, num_classes: Any, variant: Any, variants: Sequence[str]) -> None:
-    """Refuses shapes without a number of channels, no classes, and variants that a system does not have.
-
-    Raises:
-        ValueError: naming the argument, what was received and what is meant.
-    """
-    if not isinstance(input_shape, tuple | list) or len(input_shape) != 3 or not isinstance(input_shape[-1], int):
-        raise ValueError(
-            "`input_shape` must be (height, width, channels) with a known number of channels. "
-            f"Received: input_shape={input_shape}. Use (None, None, 3) for pictures of any size."
-        )
-    if num_classes < 1:
-        raise ValueError(
-            f"`num_classes` must be at least 1 (background does not count). Received: num_classes={num_classes}"
-        )
-    if variant not in variants:
-        raise ValueError(f"`variant` must be one of {tuple(variants)}. Received: variant={variant!r}")
 
 
 def check_widths(*, least: int = 0, **given: Any) -> None:
@@ -94,4 +74,4 @@ def _positive(value: Any) -> bool:
     return isinstance(value, int | float) and value > 0
 
 
-__all__ = ["check_settings", "check_task", "check_widths"]
+__all__ = ["check_settings", "check_widths"]

@@ -15,7 +15,7 @@ from typing import Any
 import keras
 
 from keras_cv_lectures.backbones import resolve_backbone
-from keras_cv_lectures.detection.arguments import check_settings, check_task, check_widths
+from keras_cv_lectures.detection.arguments import check_settings, check_widths
 from keras_cv_lectures.detection.coco import COCO_IDS, COCO_OUTPUTS
 from keras_cv_lectures.detection.detector import Detector
 from keras_cv_lectures.detection.freezing import freeze_normalization, freeze_stages
@@ -23,7 +23,7 @@ from keras_cv_lectures.detection.graph import DetectorSettings
 from keras_cv_lectures.detection.heads import box_head, keypoint_head, mask_head, rpn_head
 from keras_cv_lectures.detection.pyramid import feature_pyramid
 from keras_cv_lectures.detection.single_level import VARIANT_DEFAULTS, single_level_detector, with_variant_defaults
-from keras_cv_lectures.signatures import explain_arguments, takes_also
+from keras_cv_lectures.signatures import check_task, explain_arguments, one_of, takes_also
 from keras_cv_lectures.weights import load_weights
 
 VARIANTS = ("v1", "v2")
@@ -226,7 +226,8 @@ def _build(
     **settings,
 ) -> keras.Model:
     variants = (*VARIANTS, *VARIANT_DEFAULTS) if system == "fasterrcnn" else VARIANTS
-    check_task(input_shape, num_classes, variant, variants)
+    check_task(input_shape, num_classes, background="background does not count")
+    one_of("variant", variant, variants)
     check_widths(least=1, box_units=box_units)
     check_widths(mask_filters=mask_filters, keypoint_filters=keypoint_filters)
     second = variant == "v2"

@@ -20,10 +20,9 @@ from keras_cv_lectures.segmentation.heads import (
     class_scores,
     finished,
     logits_like,
-    one_of,
     picture_input,
 )
-from keras_cv_lectures.signatures import explain_arguments
+from keras_cv_lectures.signatures import explain_arguments, one_of
 
 VERSIONS = ("v1", "v2", "v3", "v3+")
 _BACKBONES = {"v1": "vgg16", "v2": "vgg16", "v3": "resnet50_v1_5", "v3+": "resnet50_v1_5"}

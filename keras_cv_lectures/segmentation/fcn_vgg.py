@@ -24,10 +24,9 @@ from keras_cv_lectures.segmentation.heads import (
     class_scores,
     finished,
     logits_like,
-    one_of,
     picture_input,
 )
-from keras_cv_lectures.signatures import explain_arguments
+from keras_cv_lectures.signatures import explain_arguments, one_of
 from keras_cv_lectures.weights import load_vgg16, load_weights
 
 VARIANTS = ("modern", "paper")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from keras_cv_lectures.layers import AtrousConv2D, CropLike, ResizeLike
+from keras_cv_lectures.signatures import check_task
 from keras_cv_lectures.weights import load_weights
 
 
@@ -17,22 +17,8 @@ def picture_input(input_shape: tuple[int | None, int | None, int], num_classes: 
     Raises:
         ValueError: `input_shape` is not (height, width, known channels), or `num_classes` < 1.
     """
-    if not isinstance(input_shape, tuple | list) or len(input_shape) != 3 or not isinstance(input_shape[-1], int):
-        raise ValueError(
-            "`input_shape` must be (height, width, channels) with a known number of channels. "
-            f"Received: input_shape={input_shape}. Use (None, None, 3) for pictures of any size."
-        )
-    if num_classes < 1:
-        raise ValueError(
-            f"`num_classes` must be at least 1 (background counts as a class). Received: num_classes={num_classes}"
-        )
+    check_task(input_shape, num_classes, background="background counts as a class")
     return keras.Input(input_shape, name="image")
-
-
-def one_of(argument: str, value: Any, allowed: Sequence[Any]) -> None:
-    """Raises ValueError, naming the argument and the choices, unless `value` is one of `allowed`."""
-    if value not in allowed:
-        raise ValueError(f"`{argument}` must be one of {tuple(allowed)}. Received: {argument}={value!r}")
 
 
 def check_classifier_weights(normalization: str | None, backbone_weights: Any) -> None:

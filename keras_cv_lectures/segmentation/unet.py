@@ -19,8 +19,8 @@ from keras_cv_lectures.layers import (
     UpsampleTwice,
     conv_norm_relu,
 )
-from keras_cv_lectures.segmentation.heads import class_scores, finished, logits_like, one_of, picture_input
-from keras_cv_lectures.signatures import explain_arguments
+from keras_cv_lectures.segmentation.heads import class_scores, finished, logits_like, picture_input
+from keras_cv_lectures.signatures import explain_arguments, one_of
 
 VARIANTS = ("modern", "paper", "released")
 UPSAMPLINGS = ("transpose", "bilinear", "nearest")

@@ -187,9 +187,9 @@ def train(
         write_text(out / "train_ids.txt", "\n".join(pictures.ids) + "\n")
 
     captions = options.captions
-    if "captions" in recipe.keys and options.captions_per_picture == "all" and captions > 1:
+    if "captions" in recipe.keys and options.captions_per_picture == "all":
         # Rows that no picture fills would be computed all the same.
-        captions = min(captions, most_captions(train_source, val_source) or captions)
+        captions = most_captions(train_source, val_source, limit=captions)
 
     def context(steps):
         used = dataclasses.replace(options, steps_per_epoch=steps, captions=captions)

@@ -443,10 +443,10 @@ def test_pairs_of_picture_and_caption(tmp_path):
 
 def test_the_most_captions_of_a_picture(tmp_path):
     few = flickr_captions(kaggle(tmp_path))
-    assert most_captions(few, None, few.subset([1])) == 2
-    assert most_captions(few.subset([1])) == 1
+    assert most_captions(few, None, few.subset([1]), limit=5) == 2
+    assert most_captions(few.subset([1]), limit=5) == most_captions(few, limit=1) == 1
     unknown = Source(name="toy", ids=("a",), read=lambda index: {}, classes=(), colors=())
-    assert most_captions(few, unknown) == 0
+    assert most_captions(few, unknown, limit=5) == 5
 
 
 def test_generated_pictures_know_their_captions():

@@ -21,7 +21,7 @@ from kcvl.text import count_text, scores_table
 from keras_cv_lectures.data import Source, has_splits, open_source
 from keras_cv_lectures.data.spec_text import parse_spec
 from keras_cv_lectures.data.specs import splits_of
-from keras_cv_lectures.errors import DataError, ModelError
+from keras_cv_lectures.errors import DataError
 from keras_cv_lectures.metadata import RUN_FILE
 from keras_cv_lectures.preprocessing import resize_rule
 from keras_cv_lectures.recipe import Recipe, TrainingOptions
@@ -36,8 +36,8 @@ from keras_cv_lectures.reporting import (
 )
 from keras_cv_lectures.systems import SYSTEMS
 from keras_cv_lectures.training import make_strategy, train, train_staged
-from keras_cv_lectures.training.callbacks import BEST, HISTORY, STATE
-from keras_cv_lectures.training.checks import check_replicas, check_sources
+from keras_cv_lectures.training.callbacks import BEST, HISTORY
+from keras_cv_lectures.training.checks import check_folder, check_replicas, check_sources
 
 LONGEST_SIDE = 512
 _HELD_OUT = 0.15
@@ -50,9 +50,8 @@ def run_train(arguments: argparse.Namespace) -> int:
     stages = _stages(arguments)
     recipe, out = next(iter(stages.values())), output_folder(arguments.out)
     folders = [out / name for name in stages] if arguments.staged else [out]
-    for folder in [] if arguments.resume else {out, *folders}:
-        if (folder / STATE).exists():
-            raise ModelError(f"{folder} already holds a training. Continue it with --resume, or choose another --out.")
+    for folder in {out, *folders}:
+        check_folder(folder, arguments.resume)
     earlier = earlier_run(folders[0]) if arguments.resume else {}
     recipe = continued(recipe, folders[0], earlier)
     config, options, augmentation = parse_settings(recipe, arguments.settings)
@@ -187,7 +186,7 @@ def open_training_data(
     only = splits_of(parsed)[0]
     source = open_source(spec, split=only)
     count, known = len(source), set(validated)
-    held_out = [i for i, name in enumerate(source.ids) if name in known] if known else []
+    held_out = [i for i, name in enumerate(source.ids) if name in known]
     held_out = held_out or list(range(count - round(_HELD_OUT * count), count))
     if not held_out:
         return source, None, ""

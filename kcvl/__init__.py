@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 
 from kcvl.parser import UsageError, make_parser
-from kcvl.terminal import quiet
+from kcvl.terminal import own_warnings, quiet
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from keras_cv_lectures.errors import DataError, ModelError
 
     try:
-        return commands.run(arguments)
+        with own_warnings():
+            return commands.run(arguments)
     except UsageError as error:
         _fail(f"{str(error).rstrip('.')}. See `kcvl {arguments.command} --help`.")
         return 2

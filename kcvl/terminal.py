@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -72,6 +73,25 @@ class Progress:
     def __exit__(self, *error: object) -> None:
         if self.width:
             warn("")
+
+
+@contextlib.contextmanager
+def own_warnings() -> Iterator[None]:
+    """Prints warnings of ours as a line, without the place in the program; others as Python does."""
+    from keras_cv_lectures.errors import KcvlWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", KcvlWarning)
+        others = warnings.showwarning
+
+        def show(message, category, *place, **more):
+            if issubclass(category, KcvlWarning):
+                warn(f"Warning: {message}")
+            else:
+                others(message, category, *place, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 @contextlib.contextmanager

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-import warnings
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,11 +17,11 @@ from kcvl.settings import find_recipe, output_folder, own_words, parse_settings
 from kcvl.terminal import Progress, next_steps, quoted, say, wrote
 from kcvl.text import count_text, scores_table
 from keras_cv_lectures.data import Source, has_splits, open_source
+from keras_cv_lectures.data.headers import picture_sizes
 from keras_cv_lectures.data.spec_text import parse_spec
 from keras_cv_lectures.data.specs import splits_of
 from keras_cv_lectures.errors import DataError
 from keras_cv_lectures.metadata import RUN_FILE
-from keras_cv_lectures.preprocessing import resize_rule
 from keras_cv_lectures.recipe import Recipe, TrainingOptions
 from keras_cv_lectures.reporting import (
     MIN_CALIBRATION,
@@ -41,8 +39,6 @@ from keras_cv_lectures.training.checks import check_folder, check_replicas, chec
 
 LONGEST_SIDE = 512
 _HELD_OUT = 0.15
-_HEADERS_READ = 1000
-_ORIENTATION, _FIRST_TURNED = 0x0112, 5  # EXIF tag; from this value on height and width change places.
 
 
 def run_train(arguments: argparse.Namespace) -> int:
@@ -85,16 +81,12 @@ def run_train(arguments: argparse.Namespace) -> int:
     channels = train_source[0]["image"].shape[-1]
     one_size = detector or recipe.needs_one_size({**recipe.config, **config})
     options, sizes_note = choose_input_size(train_source, options, one_size=one_size, fitted=detector)
-    cut = ""
-    if detector:
-        fitted = recipe.fit_config({**recipe.config, **config}, options, train_source)
-        cut = cut_pictures(train_source, recipe.context(fitted, options, classes)["sizes"], options.input_size)
     strategy = make_strategy(arguments.strategy)
     _check_with_strategy(recipe, options, strategy, val_source, len(classes))
 
     say(_plan(arguments.system, train_source, val_source, options, len(classes)))
     standing = resumption(folders[0], options) if arguments.resume and not arguments.staged else ""
-    for line in (sizes_note, cut, other_pictures, standing):
+    for line in (sizes_note, other_pictures, standing):
         if line:
             say(line)
     settings = {
@@ -231,41 +223,6 @@ def choose_input_size(
         f"(height x width). All are {brought} {chosen[0]}x{chosen[1]}, after the most frequent one. --set "
         f"input_size=HEIGHTxWIDTH chooses another size{windows}."
     )
-
-
-def cut_pictures(source: Source, sizes: tuple[int, float] | None, canvas: tuple[int, int]) -> str:
-    """A warning where pictures that a detector brings to `sizes` do not fit into `canvas`; "" where all do."""
-    found = picture_sizes(source)
-    brought = {size: resize_rule(size, *(sizes or (None, None))) for size in found}
-    cut = sum(found[size] for size, (height, width) in brought.items() if height > canvas[0] or width > canvas[1])
-    if not cut:
-        return ""
-    needed = [max(canvas[axis], *(size[axis] for size in brought.values())) for axis in (0, 1)]
-    return (
-        f"Warning: input_size={canvas[0]}x{canvas[1]} (height x width) cuts {count_text(cut, 'picture')} of "
-        f"{found.total()} looked at: the detector brings them to a larger size, and training and validation miss the "
-        f"objects that lie below or right of it. --set input_size={needed[0]}x{needed[1]} holds all."
-    )
-
-
-def picture_sizes(source: Source) -> Counter[tuple[int, int]]:
-    """(height, width) -> number of pictures, from the headers of the files, of a thousand evenly spaced at most."""
-    if source.files is None:
-        return Counter([source[0]["image"].shape[:2]])
-    from PIL import Image
-
-    sizes: Counter[tuple[int, int]] = Counter()
-    for index in np.linspace(0, len(source) - 1, min(len(source), _HEADERS_READ)).astype(int):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                with Image.open(source.files(int(index))[0]) as picture:
-                    width, height = picture.size
-                    turned = picture.getexif().get(_ORIENTATION, 1) >= _FIRST_TURNED
-        except Exception:  # Damaged files raise almost anything; the trainer will name this one.
-            continue
-        sizes[(width, height) if turned else (height, width)] += 1
-    return sizes or Counter([source[0]["image"].shape[:2]])
 
 
 def _plan(system: str, train_source: Source, val_source: Source | None, options: TrainingOptions, classes: int) -> str:

@@ -15,3 +15,7 @@ class ModelError(ValueError):
 
 class PictureError(ModelError):
     """A model does not take this picture, or failed on it; one of another size may pass."""
+
+
+class KcvlWarning(UserWarning):
+    """Nothing stops, but the result may not be what was meant: the command line prints it as a line of its own."""

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,12 @@ from command_line import call
 from PIL import Image
 
 from kcvl import benchmarking, commands, demo, main, resuming, settings, training
-from kcvl.terminal import Progress, quiet
+from kcvl.terminal import Progress, own_warnings, quiet
 from kcvl.text import scores_table
 from keras_cv_lectures.benchmarking import PATHS, BenchmarkRow, SystemBenchmark
 from keras_cv_lectures.data import open_source, shapes_source
-from keras_cv_lectures.errors import DataError
+from keras_cv_lectures.data.headers import picture_sizes
+from keras_cv_lectures.errors import DataError, KcvlWarning
 from keras_cv_lectures.metadata import Metadata, read_metadata
 from keras_cv_lectures.metrics import scores
 from keras_cv_lectures.predicting import CaptionResult, DetectionResult, SegmentationResult
@@ -598,6 +600,15 @@ def test_stages_are_trained_in_turn_and_each_can_be_used(place, monkeypatch, tmp
     assert code == 0, err
 
 
+def test_warnings_of_ours_are_lines_without_a_place(capsys):
+    with own_warnings():
+        for _ in range(2):  # Python shows a warning of one place once.
+            warnings.warn("the sky is grey", KcvlWarning, stacklevel=1)
+        with pytest.raises(UserWarning, match="another's"):  # The tests' own filter goes on.
+            warnings.warn("another's", UserWarning, stacklevel=1)
+    assert capsys.readouterr().err == "Warning: the sky is grey\n" * 2
+
+
 def test_input_size_is_the_most_frequent_one(tmp_path):
     write_pictures(tmp_path, 4, size=(40, 48))
     Image.new("RGB", (600, 300)).save(tmp_path / "images" / "p0.png")
@@ -605,7 +616,7 @@ def test_input_size_is_the_most_frequent_one(tmp_path):
     turned[0x0112] = 6
     Image.new("RGB", (40, 48)).save(tmp_path / "images" / "p1.png", exif=turned)  # Seen as 40 high, 48 wide.
     source = open_source(f"folder:{tmp_path}/images,{tmp_path}/masks")
-    assert training.picture_sizes(source) == {(300, 600): 1, (40, 48): 3}
+    assert picture_sizes(source) == {(300, 600): 1, (40, 48): 3}
     options, note = training.choose_input_size(source, TrainingOptions())
     assert options.input_size == (40, 48)
     assert note.startswith(

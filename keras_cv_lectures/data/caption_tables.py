@@ -30,6 +30,25 @@ class _Columns:
     count: int
     heading: bool
 
+    def described(self, first: str) -> str:
+        """Which columns are read, for a person; `first` is the first line."""
+        cells = _cells(first, self.delimiter) or []
+
+        def named(column: int) -> str:
+            name = f" ({cells[column].strip()[:40]})" if self.heading and column < len(cells) else ""
+            return f"{column + 1}{name}"
+
+        several = "columns" if len(self.captions) > 1 else "column"
+        return f"pictures from column {named(self.picture)}, captions from {several} " + ", ".join(
+            map(named, self.captions)
+        )
+
+
+def described_columns(path: Path) -> str:
+    """Which columns of a table `caption_rows` reads; errors as there."""
+    lines = read_lines(path)
+    return _find_columns(path, lines).described(lines[_first(lines) - 1])
+
 
 def caption_rows(path: Path) -> Iterator[tuple[str, str | None, str]]:
     """(picture, caption, where) of each caption; (fault, None, where) of a malformed row. Empty lines are passed over.

@@ -6,6 +6,7 @@ A row that cannot be used (no caption, an unknown picture, a wrong number of col
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_cv_lectures.data.caption_tables import caption_rows
+from keras_cv_lectures.data.caption_tables import caption_rows, described_columns
 from keras_cv_lectures.data.flickr import find_flickr, flickr_rows, in_split
 from keras_cv_lectures.data.folders import refuse
 from keras_cv_lectures.data.images import IMAGE_SUFFIXES, read_image
@@ -42,6 +43,7 @@ class CaptionListing:
         left_out: one line for each row that cannot be used, with its file and the reason.
         warnings: what training survives, for `doctor`.
         problems: why nothing can be trained on this.
+        notes: what was guessed, for `doctor`.
     """
 
     name: str
@@ -51,6 +53,7 @@ class CaptionListing:
     left_out: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def check(self) -> CaptionListing:
         """Returns itself, or raises a `DataError` with the first few problems."""
@@ -261,7 +264,8 @@ def table_listing(csv_file: str | Path, images: str | Path) -> CaptionListing:
     gathered = _Gathered(_folder(images))
     for row in caption_rows(csv_file):
         gathered.add(row)
-    return gathered.listing(f"captions {csv_file.name}", csv_file, every_picture=True)
+    listing = gathered.listing(f"captions {csv_file.name}", csv_file, every_picture=True)
+    return dataclasses.replace(listing, notes=(f"{csv_file.name}: {described_columns(csv_file)}.",))
 
 
 @dataclass

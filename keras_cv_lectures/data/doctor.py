@@ -197,7 +197,7 @@ def _examine_objects(spec: DataSpec, splits: Sequence[str | None], channels: int
 
 def _examine_captions(spec: DataSpec, splits: Sequence[str | None], channels: int, progress: Progress | None) -> Report:
     """The doctor for pictures with sentences."""
-    sources, problems, warnings = [], [], []
+    sources, problems, warnings, notes = [], [], [], []
     for split in splits:
         try:
             listing = captions_of(spec, split)
@@ -206,9 +206,10 @@ def _examine_captions(spec: DataSpec, splits: Sequence[str | None], channels: in
             continue
         problems += listing.problems
         warnings += listing.all_warnings()
+        notes += listing.notes
         if listing.ids:
             sources.append(caption_source(listing, channels=channels))
-    return examine(sources, name=spec.text, problems=problems, warnings=warnings, progress=progress)
+    return examine(sources, name=spec.text, problems=problems, warnings=warnings, notes=notes, progress=progress)
 
 
 def _guess(pairing: Pairing) -> LabelMap:

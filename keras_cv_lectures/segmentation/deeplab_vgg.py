@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_cv_lectures.errors import ModelError
+from keras_cv_lectures.errors import KcvlWarning, ModelError
 from keras_cv_lectures.layers import conv_norm_relu
 from keras_cv_lectures.segmentation.heads import class_scores
 from keras_cv_lectures.weights.convolutionalize import check_convolutions, described, read_vgg16
@@ -128,7 +128,11 @@ def load_classifier(model: keras.Model, source: str | os.PathLike | keras.Model)
         model.get_layer(name).set_weights(arrays)
     missing = [name for name in ("fc6", "fc7") if name not in found]
     if missing:
-        warnings.warn(f"{described(source)} has nothing for {missing}: these keep their initial values.", stacklevel=3)
+        warnings.warn(
+            f"{described(source)} has nothing for {missing}: these keep their initial values.",
+            KcvlWarning,
+            stacklevel=3,
+        )
 
 
 def _evenly(have: int, want: int) -> np.ndarray:

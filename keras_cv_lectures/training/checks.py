@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
 from keras_cv_lectures.data import Source
-from keras_cv_lectures.errors import DataError, ModelError
+from keras_cv_lectures.data.headers import picture_sizes
+from keras_cv_lectures.errors import DataError, KcvlWarning, ModelError
 from keras_cv_lectures.metadata import read_metadata
+from keras_cv_lectures.preprocessing import resize_rule
 from keras_cv_lectures.recipe import Recipe, TrainingOptions
 from keras_cv_lectures.text import SPECIAL_WORDS
 from keras_cv_lectures.training.callbacks import STATE
@@ -110,4 +113,29 @@ def check_replicas(options: TrainingOptions, strategy: tf.distribute.Strategy, v
         )
 
 
-__all__ = ["check_folder", "check_options", "check_replicas", "check_scores", "check_sources", "check_words"]
+def warn_of_cut_pictures(source: Source, sizes: tuple[int, float] | None, canvas: tuple[int, int]) -> None:
+    """Says so where pictures that a detector brings to `sizes` do not fit into `canvas`."""
+    found = picture_sizes(source)
+    brought = {size: resize_rule(size, *(sizes or (None, None))) for size in found}
+    cut = sum(found[size] for size, (height, width) in brought.items() if height > canvas[0] or width > canvas[1])
+    if not cut:
+        return
+    needed = [max(canvas[axis], *(size[axis] for size in brought.values())) for axis in (0, 1)]
+    warnings.warn(
+        f"input_size={canvas[0]}x{canvas[1]} (height x width) cuts {cut} of {found.total()} pictures looked at: the "
+        "detector brings them to a larger size, and training and validation miss the objects that lie below or right "
+        f"of it. input_size={needed[0]}x{needed[1]} holds all.",
+        KcvlWarning,
+        stacklevel=3,
+    )
+
+
+__all__ = [
+    "check_folder",
+    "check_options",
+    "check_replicas",
+    "check_scores",
+    "check_sources",
+    "check_words",
+    "warn_of_cut_pictures",
+]

@@ -31,6 +31,7 @@ from keras_cv_lectures.training.checks import (
     check_scores,
     check_sources,
     check_words,
+    warn_of_cut_pictures,
 )
 from keras_cv_lectures.training.features import trained_on_features
 from keras_cv_lectures.training.multiworker import repair_fit
@@ -121,6 +122,8 @@ def train(
             "segmentation needs masks, captioners need captions."
         )
     check_words(config.get("weights"), classes)
+    if chief and "boxes" in recipe.keys:
+        warn_of_cut_pictures(train_source, recipe.context(config, options, classes)["sizes"], options.input_size)
     augment = Augmentation(**{**recipe.augmentation, **(augmentation or {})})
     if train_source.keypoint_flip and augment.keypoint_flip is None:
         augment = dataclasses.replace(augment, keypoint_flip=tuple(train_source.keypoint_flip))

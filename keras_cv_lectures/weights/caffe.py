@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import keras
 import numpy as np
 
-from keras_cv_lectures.errors import ModelError
+from keras_cv_lectures.errors import KcvlWarning, ModelError
 from keras_cv_lectures.weights.caffe_format import read_caffemodel
 from keras_cv_lectures.weights.caffe_layers import has_other_classes, to_weights
 from keras_cv_lectures.weights.keras_applications import adapt_first_kernel
@@ -218,7 +218,7 @@ def _warn(source, heads, unknown, missing):
     }
     text = "; ".join(f"{_listed(names)} {what}" for what, names in notes.items() if names)
     if text:
-        warnings.warn(f"{source}: {text}.", stacklevel=3)
+        warnings.warn(f"{source}: {text}.", KcvlWarning, stacklevel=3)
 
 
 __all__ = ["load_caffe", "read_caffemodel"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_cv_lectures.errors import ModelError
+from keras_cv_lectures.errors import KcvlWarning, ModelError
 from keras_cv_lectures.h5 import check_h5
 from keras_cv_lectures.runners import load_keras_model
 from keras_cv_lectures.weights.keras_applications import adapt_first_kernel
@@ -61,7 +61,11 @@ def load_vgg16(model: keras.Model, source: str | os.PathLike | keras.Model) -> l
     missing = [name for name in ("fc6", "fc7") if name not in layers]
     if skipped or missing:
         parts = [f"other shapes for {skipped}"] * bool(skipped) + [f"nothing for {missing}"] * bool(missing)
-        warnings.warn(f"{described(source)} has {' and '.join(parts)}: these keep their initial values.", stacklevel=3)
+        warnings.warn(
+            f"{described(source)} has {' and '.join(parts)}: these keep their initial values.",
+            KcvlWarning,
+            stacklevel=3,
+        )
     return skipped
 
 

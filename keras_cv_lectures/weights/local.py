@@ -12,7 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_cv_lectures.errors import ModelError
+from keras_cv_lectures.errors import KcvlWarning, ModelError
 from keras_cv_lectures.h5 import load_h5
 from keras_cv_lectures.runners import load_keras_model
 from keras_cv_lectures.weights.assign import set_weights
@@ -84,7 +84,9 @@ def load_weights(
     if skipped and whole:
         raise ModelError(f"`weights` file {path} does not fit the model {model.name!r}: other shapes for {skipped}.")
     if skipped:
-        warnings.warn(f"{path.name} has other shapes for {skipped}: these keep their initial values.", stacklevel=3)
+        warnings.warn(
+            f"{path.name} has other shapes for {skipped}: these keep their initial values.", KcvlWarning, stacklevel=3
+        )
 
 
 def copy_weights(source: keras.Model, target: keras.Model) -> tuple[list[str], list[str]]:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import keras
 import numpy as np
 
-from keras_cv_lectures.errors import ModelError
+from keras_cv_lectures.errors import KcvlWarning, ModelError
 from keras_cv_lectures.weights.keras_applications import adapt_first_kernel
 from keras_cv_lectures.weights.pth import read_torch
 
@@ -133,6 +133,7 @@ def load_torch(
     if kept:
         warnings.warn(
             f"{os.path.basename(what)} has other shapes for {sorted(kept)}: these keep their initial values.",
+            KcvlWarning,
             stacklevel=2,
         )
 

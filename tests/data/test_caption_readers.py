@@ -384,6 +384,25 @@ def test_the_doctor_names_rows_and_files(tmp_path):
     assert "different words: 4, 0 of them 5 times or more often" in shown
 
 
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ("a.png,A dog\n", "pictures from column 1, captions from column 2"),
+        (
+            "caption;split;image\nA dog;train;a.png\n",
+            "pictures from column 3 (image), captions from column 1 (caption)",
+        ),
+        (
+            "image\tcaption_1\tcaption_2\na.png\tA dog\tA cat\n",
+            "pictures from column 1 (image), captions from columns 2 (caption_1), 3 (caption_2)",
+        ),
+    ],
+)
+def test_the_doctor_says_which_columns_it_reads(tmp_path, text, columns):
+    path, images = table(tmp_path, text, "a.png")
+    assert doctor(f"captions:{path},{images}").notes == (f"table.csv: {columns}.",)
+
+
 def test_the_doctor_looks_at_all_splits(tmp_path):
     kaggle(tmp_path)
     (tmp_path / "train.txt").write_text("a.png\nb.png\n")

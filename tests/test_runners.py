@@ -380,6 +380,20 @@ def test_latency_counts_calls(model):
     assert 0 <= times["min_ms"] <= times["median_ms"] <= times["max_ms"]
 
 
+@pytest.mark.parametrize(("seconds", "calls"), [(1, 2), (7, 3), (12, 4), (100, 7)])
+def test_latency_of_a_slow_model_takes_few_calls(model, monkeypatch, seconds, calls):
+    clock = [0.0]
+    monkeypatch.setattr(runners.time, "perf_counter", lambda: clock[0])
+
+    def slow(x):
+        clock[0] += 3
+        return {}
+
+    runner = runners.Runner(**{**vars(load_runner(model)), "run": slow})
+    times = latency(runner, np.zeros((4, 6, 3), np.uint8), repeats=5, seconds=seconds)
+    assert (clock[0] / 3, times["median_ms"]) == (calls, 3000)
+
+
 def test_the_machine_and_its_threads_are_told(monkeypatch):
     monkeypatch.setattr(runners.tf.config.threading, "get_intra_op_parallelism_threads", lambda: 0)
     monkeypatch.setattr(runners.tf.config, "list_physical_devices", lambda kind: [])

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from keras_cv_lectures.benchmarking.results import short_number
 from keras_cv_lectures.visualize.sections import CAPTION_SCORES, FILE_SCORES
 
 PIXEL_SCORES = {
@@ -161,7 +162,7 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return short_number(value)
     return f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else str(value)
 
 

@@ -14,7 +14,7 @@ from keras_cv_lectures.benchmarking.busy import busy_detector, endless_captioner
 from keras_cv_lectures.benchmarking.contender import build, config_of, picture_of, prepare, training_batch
 from keras_cv_lectures.benchmarking.contender import contender as contender_of
 from keras_cv_lectures.benchmarking.request import Request
-from keras_cv_lectures.benchmarking.results import as_json, cells, chart, markdown
+from keras_cv_lectures.benchmarking.results import as_json, cells, chart, markdown, short_number
 from keras_cv_lectures.benchmarking.turns import Turns, take_turns
 from keras_cv_lectures.detection import build_mask_rcnn
 from keras_cv_lectures.errors import ModelError
@@ -124,6 +124,15 @@ def test_speed_is_cost_over_time_and_its_share_that_of_the_matrix_product(measur
         pictures = 3 * 2 if row.path == "training" else 1  # a step goes forward once and back twice, for two pictures
         assert row.gflops_per_second == pytest.approx(pictures * measured.gflops / (row.median_ms / 1000))
         assert row.share_of_matrix_product == pytest.approx(row.gflops_per_second / measured.matrix_gflops)
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [(0.0041263, "0.004126"), (41.263, "41.26"), (1333.6, "1334"), (41263.4, "41263"), (-2e5, "-200000")],
+)
+def test_numbers_have_no_power_of_ten(value, told):
+    assert short_number(value) == told
+    assert short_number(999.96, 3) == "1000"
 
 
 def test_results_are_written_as_json_markdown_and_a_chart(measured):

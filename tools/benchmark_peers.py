@@ -219,13 +219,14 @@ def _write_json(path: Path, found: dict[str, dict[str, Turns]], arguments) -> No
 
 
 def _write_plot(path: Path, found: dict[str, dict[str, Turns]], arguments) -> None:
+    from keras_cv_lectures.benchmarking.results import short_number
     from keras_cv_lectures.files import atomic_path
     from keras_cv_lectures.visualize import Bar, bars
 
     def bar(name: str, turns: Turns) -> Bar:
         if turns.missing:
             return Bar(name, None, "missing")
-        return Bar(name, 1000 * turns.median, f"{1000 * turns.median:.3g} ms, {turns.megabytes:.0f} MB")
+        return Bar(name, 1000 * turns.median, f"{short_number(1000 * turns.median, 3)} ms, {turns.megabytes:.0f} MB")
 
     title = ", training step" if arguments.train else ""
     panels = {case + title: [bar(*item) for item in contenders.items()] for case, contenders in found.items()}

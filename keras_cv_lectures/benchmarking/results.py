@@ -63,7 +63,7 @@ def chart(systems: Sequence[SystemBenchmark]) -> bytes:
 def _bar(row: BenchmarkRow) -> Bar:
     if row.missing:
         return Bar(row.label, None, "missing")
-    note = f"{row.median_ms / row.pictures:.3g} ms"
+    note = f"{short_number(row.median_ms / row.pictures, 3)} ms"
     if row.share_of_matrix_product is not None:
         note += f", {100 * row.share_of_matrix_product:.0f} %"
     return Bar(row.label, row.median_ms / row.pictures, f"{note}, {row.peak_mb:.0f} MB")
@@ -86,7 +86,12 @@ def _about(settings: Mapping[str, Any]) -> list[str]:
 def _text(cell: Any) -> str:
     if cell is None:
         return ""
-    return f"{cell:.4g}" if isinstance(cell, float) else str(cell).replace("|", "\\|")
+    return short_number(cell) if isinstance(cell, float) else str(cell).replace("|", "\\|")
 
 
-__all__ = ["HEADS", "as_json", "cells", "chart", "headline", "markdown"]
+def short_number(value: float, digits: int = 4) -> str:
+    """`digits` digits, more only before the point, without the power of ten of `g`: 4.126, 41.26, 41263."""
+    return f"{value:.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:.{digits}g}"
+
+
+__all__ = ["HEADS", "as_json", "cells", "chart", "headline", "markdown", "short_number"]

@@ -155,7 +155,6 @@ class _Predictor:
                 else:
                     yield self._tiled(picture, name, size if self.tile is None else None)
             return
-        self._refuse_margins()
         # Pictures of several sizes cannot share a batch unless they are brought to one.
         for batch in _batches(images, self.batch_size if size else 1):
             pictures = [read_picture(image) for image in batch]
@@ -166,6 +165,7 @@ class _Predictor:
             if answers is not None:
                 yield from answers
                 return
+            self._refuse_margins()
             answers = segmentation_output(outputs, "probabilities", self.runner)
             if misses_border(seen[0].shape[:2], answers.shape[1:3]):
                 raise ModelError(

@@ -116,12 +116,13 @@ def _predict(arguments) -> int:
     written: list[Path] = []
     refused: list[str] = []
     tally = _Tally(arguments.score)
+    tiles = {name: getattr(arguments, name) for name in ("tile", "margin", "stride")}
     with quiet():
         runner = load_runner(arguments.model)
         with Progress("predicting") as progress:
             for done, (path, name) in enumerate(output_names(pictures).items(), 1):
                 try:
-                    result = predict(runner, path, tile=arguments.tile)
+                    result = predict(runner, path, **tiles)
                     written += result.save(out, name, **tally.take(result)).values()
                 except DataError as error:
                     failed.append(str(error))
@@ -256,7 +257,7 @@ def _export(arguments) -> int:
         )
     say(export_table(row))
     if headline(row) is None:
-        say("The file was not scored: there are no labelled pictures. --data SPEC names some.")
+        say(f"The file was not scored: {row['not_scored'] or 'nothing was measured'}.")
     card = metadata_path(Path(row["file"]))
     wrote(row["file"], card, *([row["report"]] if row["report"] else []))
     page = card.with_name("MODEL_CARD.md") if arguments.format == "saved_model" else card.with_suffix(".md")

@@ -91,21 +91,24 @@ _EVALUATE = """examples:
 
 Of data with splits the validation split is taken; camvid:DIR,split=train takes another.
 Where a segmentation works at one size, pictures and masks are brought to it and compared there; --original-size brings
-the prediction to each picture's own size instead. A detector needs data with boxes (coco, vocboxes, yolo, instances)
-and is compared in each picture's own pixels: average precision of boxes, and of masks and keypoints where both sides
-have them. COCO's numbers need pycocotools (pip install 'keras_cv_lectures[coco]').
+the prediction to each picture's own size instead, --tile predicts and compares at that size. A detector needs data with
+boxes (coco, vocboxes, yolo, instances) and is compared in each picture's own pixels: average precision of boxes, and of
+masks and keypoints where both sides have them. COCO's numbers need pycocotools (pip install 'keras_cv_lectures[coco]').
 """
 
 _PREDICT = """examples:
   kcvl predict runs/mine street.jpg --out predictions
   kcvl predict runs/mine/exports/unet_int8.tflite photos more_photos/a.png --out predictions
   kcvl predict runs/cells slice.tif --tile 512 --out predictions
+  kcvl predict runs/deeplab large.tif --tile 512 --margin 64 --out predictions
   kcvl predict faster_rcnn.tflite street.jpg --score 0.3 --out predictions
 
 Writes NAME_classes.png (a palette PNG: its values are the labels) and NAME_overlay.png for each picture, at the
 picture's own size. A detector writes NAME_overlay.png with the objects drawn, and NAME_objects.json, which lists them
 as COCO does: boxes, scores, masks as run-length codes, keypoints. A captioner writes NAME_caption.png, the picture
 with its sentence, or where the network looked for each word, and NAME_caption.json with the words and their numbers.
+--tile works in overlapping windows, whose margin and stride are read from the model, or from the card beside a file.
+Networks whose view has no bound (DeepLab, squeeze-and-excitation) need --margin: 64 or more hides the seams.
 Pictures of one name are told apart by their folders' names. A picture that cannot be read, or that the model fails on,
 is skipped and named; the exit code is then 1.
 """
@@ -117,6 +120,8 @@ _EXPORT = """examples:
   kcvl export runs/mine --format saved_model --out runs/mine/exports
 
 int8 needs at least 100 pictures to measure how large the activations get: those the run was trained on, or --data.
+A run that was trained on crops alone (crop_size) keeps the pictures' own resolution: its file sees larger pictures in
+overlapping windows of --size. Pictures of --data that the run was trained on are not scored.
 The file is put in place only if it agrees with the model; a model card (JSON and Markdown) lies beside it.
 """
 
@@ -213,6 +218,7 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--original-size", action="store_true", help="compare at each picture's own size, not at the model's"
     )
+    _tiles(evaluate)
     _score(evaluate, "of detectors: detections below it are not counted (average precision counts all); default: 0.5")
     evaluate.add_argument("--out", metavar="DIR", help="write scores.json and report.html here")
 
@@ -220,13 +226,7 @@ def make_parser() -> argparse.ArgumentParser:
     _model(predict)
     predict.add_argument("paths", nargs="+", metavar="PATH", help="pictures, or folders of pictures")
     predict.add_argument("--out", required=True, metavar="DIR", help="where class maps, objects and overlays go")
-    predict.add_argument(
-        "--tile",
-        type=_positive,
-        metavar="PIXELS",
-        help="overlap-tile strategy: work at the picture's own resolution in windows of this side",
-    )
-
+    _tiles(predict)
     _score(predict, "of detectors: objects below it are neither drawn nor listed (default: 0.5)")
 
     export = _add(commands, "export", "write a TFLite file or a SavedModel, checked against the model", _EXPORT)
@@ -336,6 +336,25 @@ def _model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="run folder, .keras, SavedModel folder or .tflite")
 
 
+def _tiles(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tile",
+        type=_tile,
+        metavar="PIXELS",
+        help="overlap-tile strategy: work at the picture's own resolution in windows of this side, or auto",
+    )
+    parser.add_argument(
+        "--margin",
+        type=_whole,
+        metavar="PIXELS",
+        help="of --tile: pixels at the edge of every window that are not used (default: what the model or the card of "
+        "its file says)",
+    )
+    parser.add_argument(
+        "--stride", type=_positive, metavar="PIXELS", help="of --tile: windows lie a multiple of it apart (the same)"
+    )
+
+
 def _score(parser: argparse.ArgumentParser, text: str) -> None:
     parser.add_argument("--score", type=_share, metavar="S", help=text)
 
@@ -351,6 +370,14 @@ def _share(text: str) -> float:
 
 
 def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number of at least 1 is expected, not {text!r}")
+    return _whole(text, lowest=1)
+
+
+def _whole(text: str, lowest: int = 0) -> int:
+    if not text.isdecimal() or int(text) < lowest:
+        raise argparse.ArgumentTypeError(f"a whole number of at least {lowest} is expected, not {text!r}")
     return int(text)
+
+
+def _tile(text: str) -> int | str:
+    return text if text == "auto" else _positive(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 from kcvl.parser import UsageError
@@ -19,7 +20,6 @@ from keras_cv_lectures.evaluating import (
     evaluate_detection,
     evaluate_segmentation,
 )
-from keras_cv_lectures.metadata import Metadata
 from keras_cv_lectures.predicting import (
     SHOWN_SCORE,
     CaptionResult,
@@ -28,11 +28,12 @@ from keras_cv_lectures.predicting import (
     is_detector,
     predict,
 )
-from keras_cv_lectures.reporting import REPORT, SCORES, count_trained_on, report_evaluation, run_of
+from keras_cv_lectures.reporting import REPORT, SCORES, count_trained_on, open_numbered, report_evaluation, run_of
 from keras_cv_lectures.runners import Runner, load_runner
 from keras_cv_lectures.systems import SYSTEMS
 
 AnyEvaluation = CaptionEvaluation | DetectionEvaluation | Evaluation
+_TILES = ("tile", "margin", "stride")
 
 
 def run_evaluate(arguments: argparse.Namespace, out: Path | None) -> int:
@@ -59,8 +60,7 @@ def run_evaluate(arguments: argparse.Namespace, out: Path | None) -> int:
 def open_labelled(runner: Runner, spec: str) -> Source:
     """Pictures with masks or boxes that mean what the model's classes mean, or with captions.
 
-    A file without its card has no class names: then masks without a label file are read as the classes 0, 1, 2, ... of
-    as many as the model has, even if these masks do not show the last of them.
+    A file without its card has no class names: see `open_numbered`.
     """
     check_data_fits(is_detector(runner), spec, captioner=is_captioner(runner))
     source = open_source(spec, split="val", like=runner.metadata if runner.metadata.classes else None)
@@ -69,11 +69,7 @@ def open_labelled(runner: Runner, spec: str) -> Source:
         return source
     if parse_spec(spec).kind in (*OBJECT_KINDS, *CAPTION_KINDS) or is_detector(runner) or is_captioner(runner):
         return source
-    count = len(predict(runner, source[0]["image"]).classes)
-    if count > max(2, len(source.classes)) and source.classes[0] in ("background", "class 0"):
-        numbered = Metadata(classes=tuple(f"class {label}" for label in range(count)))
-        return open_source(spec, split="val", like=numbered)
-    return source
+    return open_numbered(spec, source, len(predict(runner, source[0]["image"]).classes))
 
 
 def check_data_fits(detector: bool | None, spec: str, *, captioner: bool | None = None) -> None:
@@ -138,21 +134,28 @@ def _evaluation(runner: Runner, source: Source, arguments: argparse.Namespace, p
         first = predict(runner, source[0]["image"])
         detector, captioner = isinstance(first, DetectionResult), isinstance(first, CaptionResult)
     if captioner:
-        for given, option in ((arguments.score, "--score"), (arguments.original_size or None, "--original-size")):
-            if given is not None:
-                raise UsageError(f"{option} is not for captioners; this model describes pictures in words.")
+        reason = "is not for captioners; this model describes pictures in words"
+        _refuse(arguments, ("score", "original_size", *_TILES), reason)
         evaluate = recipe.evaluate if recipe else evaluate_captioning
         return evaluate(runner, source, progress=progress)
     if not detector:
         if arguments.score is not None:
             raise UsageError("--score is for detectors; this model gives a class for every pixel.")
         evaluate = recipe.evaluate if recipe else evaluate_segmentation
-        return evaluate(runner, source, original_size=arguments.original_size, progress=progress)
-    if arguments.original_size:
-        raise UsageError("--original-size is for masks of classes; objects are compared in the picture's own pixels.")
+        settings = {name: getattr(arguments, name) for name in ("original_size", *_TILES)}
+        return evaluate(runner, source, progress=progress, **settings)
+    reason = "is for masks of classes; objects are compared in the picture's own pixels"
+    _refuse(arguments, ("original_size", *_TILES), reason)
     evaluate = recipe.evaluate if recipe else evaluate_detection
     score = SHOWN_SCORE if arguments.score is None else arguments.score
     return evaluate(runner, source, score_threshold=score, progress=progress)
+
+
+def _refuse(arguments: argparse.Namespace, options: Iterable[str], reason: str) -> None:
+    for option in options:
+        value = getattr(arguments, option)
+        if value is not None and value is not False:
+            raise UsageError(f"--{option.replace('_', '-')} {reason}.")
 
 
 def _summary(evaluation: AnyEvaluation, source: Source) -> str:

@@ -22,6 +22,7 @@ _EXPORT = {
     "latency_ms_2_threads": "one picture, 2 threads",
     "mean_iou": "mean IoU of the file",
     **{key: f"{name} of the file" for key, name in FILE_SCORES.items()},
+    "scored_on": "measured on",
     "max_difference": "largest difference to the model",
     "label_agreement": "labels as the model gives them",
 }

@@ -29,6 +29,11 @@ class Metadata:
         input_size: (height, width) in pixels that pictures are resized to before the model sees them, or None to
             give the model each picture as it is.
         config: the builder's arguments.
+        tiled: whether a segmentation's file of one size sees pictures at their own resolution, in overlapping windows
+            of that size, because its network was trained so; otherwise they are resized to it.
+        tile_margin: (rows, columns) at each edge of a window's answer that are not used, or None where they are not
+            known. `geometry.receptive.window_margin` says when they are exact and when an approximation.
+        tile_stride: the network's total stride, of which neighbouring windows lie a multiple apart, or None.
     """
 
     system: str = ""
@@ -36,6 +41,9 @@ class Metadata:
     colors: tuple[tuple[int, int, int], ...] = ()
     input_size: tuple[int, int] | None = None
     config: dict[str, Any] | None = None
+    tiled: bool = False
+    tile_margin: tuple[int, int] | None = None
+    tile_stride: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -50,6 +58,7 @@ class Metadata:
         system, config, size = value.get("system", ""), value.get("config"), value.get("input_size")
         classes, colors = value.get("classes", []), value.get("colors", [])
         size = size or None
+        tiled, margin, stride = value.get("tiled", False), value.get("tile_margin"), value.get("tile_stride")
         rules = {
             "system must be a text": isinstance(system, str),
             "classes must be a list of names": _is_list(classes) and all(isinstance(name, str) for name in classes),
@@ -57,6 +66,9 @@ class Metadata:
             and all(_are_whole(color, 3, 0, 255) for color in colors),
             "input_size must be [height, width] in pixels": size is None or _are_whole(size, 2, 1, 2**31),
             "config must hold the arguments of a builder": config is None or isinstance(config, dict),
+            "tiled must be true or false": isinstance(tiled, bool),
+            "tile_margin must be [rows, columns] in pixels": margin is None or _are_whole(margin, 2, 0, 2**31),
+            "tile_stride must be a number of pixels": stride is None or _are_whole([stride], 1, 1, 2**31),
         }
         broken = [rule for rule, kept in rules.items() if not kept]
         if broken:
@@ -67,6 +79,9 @@ class Metadata:
             colors=tuple(tuple(color) for color in colors),
             input_size=tuple(size) if size else None,
             config=config,
+            tiled=tiled,
+            tile_margin=None if margin is None else tuple(margin),
+            tile_stride=stride,
         )
 
 

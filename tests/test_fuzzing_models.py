@@ -111,6 +111,10 @@ DESCRIPTIONS = {
     "a negative size": {"input_size": [-1, 40]},
     "a size of one number": {"input_size": [40]},
     "a size as a text": {"input_size": "32x40"},
+    "a margin of one number": {"tile_margin": [4]},
+    "a negative margin": {"tile_margin": [-4, 4]},
+    "a stride of nothing": {"tile_stride": 0},
+    "tiles as a text": {"tiled": "yes"},
     "a system that is none": {"system": ["unet"]},
     "a list of settings": {"config": [1]},
 }

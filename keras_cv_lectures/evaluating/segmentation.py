@@ -14,7 +14,7 @@ from keras_cv_lectures.data import Source
 from keras_cv_lectures.errors import DataError, ModelError
 from keras_cv_lectures.evaluating.classes import Progress, check_pixel_classes
 from keras_cv_lectures.metrics import boundary_f1, confusion_matrix, scores
-from keras_cv_lectures.predicting import SegmentationResult, as_runner, network_size, predict
+from keras_cv_lectures.predicting import SegmentationResult, TileSize, as_runner, network_size, predict
 from keras_cv_lectures.preprocessing import resize_example
 from keras_cv_lectures.runners import Runner
 
@@ -45,6 +45,9 @@ def evaluate_segmentation(
     source: Source,
     *,
     original_size: bool = False,
+    tile: TileSize | None = None,
+    margin: int | tuple[int, int] | None = None,
+    stride: int | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Predicts every picture of `source` and compares with its mask.
@@ -60,16 +63,19 @@ def evaluate_segmentation(
         model: a model, a runner, or the path of a run folder, `.keras` file, SavedModel or `.tflite`.
         source: pictures with masks.
         original_size: see above.
+        tile: predict in windows of this size, as `predict` does, and compare at each picture's own size.
+        margin: see `predict`.
+        stride: see `predict`.
         progress: called with (done, total) after every picture.
 
     Raises:
         DataError: there is nothing to compare with, or the model and the masks do not have the same classes.
-        ModelError: the model is a detector.
+        ModelError: the model is a detector, or cannot be tiled as asked.
     """
     if len(source) == 0:
         raise DataError(f"{source.name} holds no pictures; there is nothing to evaluate.")
     runner = as_runner(model)
-    size = None if original_size else network_size(runner)
+    size = None if original_size or tile is not None else network_size(runner)
     started = time.perf_counter()
     confusion, ious, boundaries, classes = None, [], [], len(source.classes)
     for index in range(len(source)):
@@ -82,7 +88,7 @@ def evaluate_segmentation(
             )
         if size is not None:
             example = resize_example(example, size)
-        result = predict(runner, example["image"])
+        result = predict(runner, example["image"], tile=tile, margin=margin, stride=stride)
         if not isinstance(result, SegmentationResult):
             raise ModelError(
                 f"{runner.path or 'the model'} is a detector and gives no class for every pixel. Score it with "

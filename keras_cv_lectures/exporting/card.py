@@ -89,7 +89,7 @@ def build_card(
         answer = outputs[output].shape[1:3]
         if _misses_border(model, (height, width), answer):
             seen, border = _mirrored((height, width), answer, metadata.input_size)
-        program = _program(result.path.name, (*seen, channels), output, border, tflite=tflite)
+        program = _program(result.path.name, (*seen, channels), output, border, tflite=tflite, middle=metadata.tiled)
         task = {}
     open_maps = open_size and "class_map" in outputs
     with portable_operators(), whole_convolutions():  # Sparse products are not counted.
@@ -166,7 +166,13 @@ def _mirrored(
 
 
 def _program(
-    name: str, shape: tuple[int | None, ...], output: str, border: Border | None = None, *, tflite: bool
+    name: str,
+    shape: tuple[int | None, ...],
+    output: str,
+    border: Border | None = None,
+    *,
+    tflite: bool,
+    middle: bool = False,
 ) -> str:
     """A program that runs the file on a picture as `predict` does: upright, and resized with the same filter.
 
@@ -175,6 +181,7 @@ def _program(
         output: name of the output that is saved.
         border: pixels mirrored around the picture, ((top, bottom), (left, right)); the output then ends where the
             picture does.
+        middle: the file sees windows of larger pictures: it gets the one in the middle instead of all, resized.
     """
     height, width, channels = shape
     if tflite:
@@ -190,6 +197,9 @@ def _program(
         mode = "L" if channels == 1 else "RGB"
         imports.append("from PIL import Image, ImageOps")
         resized = f"picture.resize({sides}, Image.Resampling.BILINEAR)" if sides else "picture"
+        if middle and sides:
+            edges = [f"(picture.{s} {o} {n}) // 2" for o in "-+" for s, n in (("width", width), ("height", height))]
+            resized = f"picture.crop(({', '.join(edges)}))"
         rows = f"{height}, {width}" if sides else "picture.height, picture.width"
         picture = [
             f'picture = ImageOps.exif_transpose(Image.open("PICTURE.jpg")).convert({mode!r})',
@@ -198,7 +208,11 @@ def _program(
     else:  # No picture file that Pillow reads has so many channels.
         imports += ["from PIL import Image"] if sides else []
         picture = [f'picture = np.load("PICTURE.npy").astype(np.uint8)  # (height, width, {channels}), 0..255']
-        picture += [bands_resized("picture", sides)] if sides else []
+        if middle and sides:
+            picture.append(f"top, left = (picture.shape[0] - {height}) // 2, (picture.shape[1] - {width}) // 2")
+            picture.append(f"bands = np.moveaxis(picture[top : top + {height}, left : left + {width}], -1, 0)")
+        elif sides:
+            picture.append(bands_resized("picture", sides))
         picture.append(f"image = {'np.stack(bands, axis=-1)' if sides else 'picture'}[None]")
     if border:
         picture.append(f'image = np.pad(image, {((0, 0), *border, (0, 0))}, mode="reflect")')
@@ -264,6 +278,11 @@ def card_markdown(card: dict[str, Any]) -> str:
     difference, agreement = _WORDS.get(card.get("task"), _WORDS[None])
     if card["max_difference"] is not None:
         rows[f"largest difference to {difference}"] = f"{card['max_difference']:.2e}"
+    if card.get("tiled"):
+        rows["pictures of other sizes"] = (
+            "in overlapping windows at their own resolution, a multiple of {} pixels apart; {} and {} pixels at each "
+            "edge of a window's answer are not used".format(card["tile_stride"], *card["tile_margin"])
+        )
     if card["label_agreement"] is not None:
         rows[agreement] = f"{100 * card['label_agreement']:.2f} %"
     rows |= _caption_rows(card) if card.get("task") == "captioning" else _detector_rows(card)

@@ -113,6 +113,31 @@ def fit_size(model: keras.Model, size: tuple[int, int], field: ReceptiveField) -
     return tuple(result)
 
 
+def window_margin(field: ReceptiveField, window: tuple[int, int]) -> tuple[tuple[int, int], int]:
+    """With which margin and stride a network is run in windows of one given size.
+
+    On each axis the margin is the network's own where that is known and leaves at least one stride of a window's
+    answer; windows then equal a single pass. Elsewhere it is an approximation: a quarter of the answer, rounded down to
+    the stride, so that half of every answer or more is used and lies as far from the window's edge.
+
+    Args:
+        field: `receptive_field(model)`.
+        window: (height, width) that the network sees.
+
+    Returns:
+        (rows, columns) at each edge of an answer that are not used, and the stride that windows lie a multiple of
+        apart.
+    """
+    answer = [side - lost for side, lost in zip(window, field.lost, strict=True)]
+    stride = max(1, min(field.stride, *answer))
+    own = (None, None) if field.limit else field.margin
+    margin = [
+        m if m is not None and side - 2 * m >= stride else side // 4 // stride * stride
+        for m, side in zip(own, answer, strict=True)
+    ]
+    return tuple(margin), stride
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 
 

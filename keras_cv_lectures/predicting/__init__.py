@@ -13,13 +13,14 @@ from keras_cv_lectures.predicting.kinds import is_captioner, is_detector
 from keras_cv_lectures.predicting.pictures import picture_files
 from keras_cv_lectures.predicting.predictor import network_size, predict
 from keras_cv_lectures.predicting.result import SegmentationResult
-from keras_cv_lectures.predicting.tiled import as_runner, predict_tiled, stream_tiles
+from keras_cv_lectures.predicting.tiled import TileSize, as_runner, predict_tiled, stream_tiles
 
 __all__ = [
     "SHOWN_SCORE",
     "CaptionResult",
     "DetectionResult",
     "SegmentationResult",
+    "TileSize",
     "as_runner",
     "is_captioner",
     "is_detector",

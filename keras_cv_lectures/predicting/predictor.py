@@ -57,7 +57,10 @@ def predict(
 
     * where the training size is known (beside the file, or because the file takes one size only), the picture is
       resized to it (bilinear, antialiased), and the probabilities are resized back before the decision;
-    * elsewhere the picture is given as it is;
+    * elsewhere, as for a run that was trained on crops of larger pictures, the picture is given as it is;
+    * a file of one size of such a run gets pictures of another size in overlapping windows, with the margin and stride
+      that its card names: where the margin holds the receptive field, that equals the run's answer but near the
+      picture's border, beyond which windows see a mirror image;
     * with `tile`, it is predicted at its own resolution in overlapping windows (see `predict_tiled`), in memory that
       does not grow with the picture;
     * a network of valid convolutions, whose answer is smaller than what it sees, always gets overlapping windows with
@@ -72,8 +75,8 @@ def predict(
             or a PIL image. Grey and RGB are converted into each other as the model needs. Or several: a folder, or a
             list or any iterable of pictures.
         tile: None, "auto", or the side or (height, width) in pixels of the windows.
-        margin: see `predict_tiled`.
-        stride: see `predict_tiled`.
+        margin: see `predict_tiled`; for models that get windows without `tile`, too.
+        stride: the same.
         batch_size: pictures (of several, where the network sees all at one size) or windows that it sees at once.
         classes: names in label order; None takes those beside the file, or "class 0", "class 1", ...; of a detector
             without background; of a captioner its vocabulary, which must be known.
@@ -87,7 +90,8 @@ def predict(
     Raises:
         DataError: a file is no picture; an array has another shape or range (values in 0..1 for example).
         ModelError: the model cannot be run, is neither segmentation nor detector nor captioner, or cannot be tiled as
-            asked (only a segmentation can); or `classes` and `colors` do not fit it.
+            asked (only a segmentation can); `margin` or `stride` are given where there are no windows; or `classes` and
+            `colors` do not fit it.
 
     Example:
         >>> result = predict("saved_models/unet/run", "street.jpg")
@@ -117,8 +121,8 @@ def _several(image: Any) -> Iterable[Any] | None:
 def network_size(runner: Runner) -> tuple[int, int] | None:
     """(height, width) that pictures are resized to for a segmentation; None: they keep their own."""
     height, width = runner.input_shape[:2]
-    # Of a network that loses its border, the fixed shape is a window and no size of pictures.
-    if height and width and not loses_border(runner):
+    # Of a network that loses its border, or was trained on crops, the fixed shape is a window and no size of pictures.
+    if height and width and not runner.metadata.tiled and not loses_border(runner):
         return height, width
     return runner.metadata.input_size
 
@@ -145,7 +149,11 @@ class _Predictor:
         if self._is_tiled():
             for image in images:
                 picture, name = read_picture(image)
-                yield self._tiled(picture, name, size if self.tile is None else None)
+                if self._is_one_window(picture):
+                    outputs = self.runner(self._adapted(picture)[None])
+                    yield self._result(picture, name, segmentation_output(outputs, "probabilities", self.runner)[0])
+                else:
+                    yield self._tiled(picture, name, size if self.tile is None else None)
             return
         # Pictures of several sizes cannot share a batch unless they are brought to one.
         for batch in _batches(images, self.batch_size if size else 1):
@@ -157,6 +165,7 @@ class _Predictor:
             if answers is not None:
                 yield from answers
                 return
+            self._refuse_margins()
             answers = segmentation_output(outputs, "probabilities", self.runner)
             if misses_border(seen[0].shape[:2], answers.shape[1:3]):
                 raise ModelError(
@@ -189,8 +198,23 @@ class _Predictor:
             if getattr(self, name) is not None:
                 raise ModelError(f"{reason} Received: {name}={getattr(self, name)!r}. Leave it out; {instead}.")
 
+    def _refuse_margins(self) -> None:
+        for name in ("margin", "stride"):
+            if getattr(self, name) is not None:
+                raise ModelError(
+                    f"`{name}` is about windows, and so needs `tile`: without it this model sees each picture whole. "
+                    f"Received: {name}={getattr(self, name)!r}, tile=None. Pass tile=512 (--tile 512) with it, or "
+                    "leave it out."
+                )
+
     def _is_tiled(self) -> bool:
-        return self.tile is not None or loses_border(self.runner)
+        return self.tile is not None or self.runner.metadata.tiled or loses_border(self.runner)
+
+    def _is_one_window(self, picture: np.ndarray) -> bool:
+        """Whether a file that pictures are cut into windows for takes this one whole, as its model would."""
+        asked = any(value is not None for value in (self.tile, self.margin, self.stride))
+        whole = not asked and picture.shape[:2] == self.runner.input_shape[:2]
+        return whole and not loses_border(self.runner)
 
     def _adapted(self, picture: np.ndarray) -> np.ndarray:
         return with_channels(picture, self.runner.input_shape[2])

@@ -46,11 +46,12 @@ def predict_tiled(
         tile: side or (height, width) of the window that the network sees, enlarged to the next size that its strides
             divide; "auto" chooses. A model with a fixed input size has that window.
         margin: pixels at the edge of each window's output that are not used. None computes it from the graph of a
-            Keras model and takes 0 for a network whose output is smaller than its input. Needed for other files, and
-            for networks that see the whole picture at once (squeeze-and-excitation, group normalisation, global
-            pooling) or resize corner on corner (DeepLab v1, v2, v3+): their windows cannot equal a single pass, and a
-            margin of 64 or more hides the seams.
-        stride: the network's total stride. None reads it from the graph of a Keras model, and takes 32 elsewhere.
+            Keras model, reads it from the card of an exported file, and takes 0 for a network whose output is smaller
+            than its input. Needed for files whose card does not know it, and for networks that see the whole picture
+            at once (squeeze-and-excitation, group normalisation, global pooling) or resize corner on corner (DeepLab
+            v1, v2, v3+): their windows cannot equal a single pass, and a margin of 64 or more hides the seams.
+        stride: the network's total stride. None reads it from the graph of a Keras model or from the card of an
+            exported file, and takes 32 elsewhere.
         batch_size: windows that the network sees at once.
         output: "probabilities" or "logits".
 
@@ -126,7 +127,7 @@ def tile_plan(
         if margin is None and field.limit:
             raise ModelError(
                 f"The model cannot be predicted in tiles that equal a single pass: {field.limit}. Predict without "
-                "`tile`, or pass margin=64 or more to accept an approximation."
+                "`tile`, or pass margin=64 (--margin 64) or more to accept an approximation."
             )
         margin = field.margin if margin is None else _pair(margin)
         stride = stride or field.stride
@@ -138,6 +139,8 @@ def tile_plan(
     else:
         window = fixed or wanted or (_AUTO_WINDOW, _AUTO_WINDOW)
         output = None
+        margin = runner.metadata.tile_margin if margin is None else margin
+        stride = stride or runner.metadata.tile_stride
     output = output or _probed_output(runner, window)
     lost = tuple(w - o for w, o in zip(window, output, strict=True))
     if lost != (0, 0) and not (misses_border(window, output) or (field is not None and field.lost == lost)):
@@ -148,9 +151,10 @@ def tile_plan(
     if margin is None:
         if lost == (0, 0):
             raise ModelError(
-                f"How far {runner.path or 'this model'} looks cannot be read from its file ({runner.kind}). Pass "
-                "`margin=`, and `stride=` where it does not divide 32. For the Keras model that it was made from, "
-                "keras_cv_lectures.geometry.receptive.receptive_field(model) tells both."
+                f"How far {runner.path or 'this model'} looks is told neither by its file ({runner.kind}) nor by "
+                "a card beside it. Pass `margin=` (--margin), and `stride=` (--stride) where it does not divide 32. "
+                "keras_cv_lectures.geometry.receptive.receptive_field(model) tells both of the Keras model that it was "
+                "made from."
             )
         margin = (0, 0)
     if stride is None:
@@ -186,14 +190,27 @@ def as_runner(model: keras.Model | Runner | str | os.PathLike) -> Runner:
         return model
     if not isinstance(model, keras.Model):
         return load_runner(model)
-    # `model.quantize` exchanges variables, which the function prepared before would not see.
-    variables = [id(variable) for variable in model.variables]
+    tensors, numbers = _traced_in(model)
     known, runner = vars(model).get(_RUNNER, (None, None))
-    if known != variables:
+    # The tensors are kept with their ids, which others would get after them.
+    if known is None or ([id(t) for t in known[0]], known[1]) != ([id(t) for t in tensors], numbers):
         runner = load_runner(model)
         # Past Keras' tracking of attributes: a runner is no part of what is saved.
-        vars(model)[_RUNNER] = (variables, runner)
+        vars(model)[_RUNNER] = ((tensors, numbers), runner)
     return runner
+
+
+def _traced_in(model: keras.Model) -> tuple[list[Any], list[float]]:
+    """What a function that was prepared for `model` holds for good: tensors by identity, and numbers.
+
+    `model.quantize` exchanges variables; a `Normalization` that is adapted or loads weights makes new constants; what a
+    normalisation adds to its variances may come with the weights of another model.
+    """
+    layers = list(model._flatten_layers())
+    normalizations = [layer for layer in layers if isinstance(layer, keras.layers.Normalization)]
+    constants = [constant for layer in normalizations for constant in (layer.mean, layer.variance)]
+    epsilons = [layer.epsilon for layer in layers if isinstance(getattr(layer, "epsilon", None), int | float)]
+    return [*model.variables, *constants], epsilons
 
 
 def segmentation_output(outputs: dict[str, np.ndarray], name: str, runner: Runner) -> np.ndarray:
@@ -259,7 +276,7 @@ def _window_wanted(tile: TileSize, fixed: tuple[int, int] | None) -> tuple[int, 
     if fixed is not None and wanted != tuple(fixed):
         raise ModelError(
             f"The model takes windows of {fixed[0]} x {fixed[1]} pixels only. Received: tile={tile!r}. Use "
-            'tile="auto", or export it with that size.'
+            'tile="auto" (--tile auto), or export it with that size.'
         )
     return wanted
 

@@ -12,6 +12,7 @@ from keras_cv_lectures.reporting.pages import REPORT, SCORES, evaluate_run, refr
 from keras_cv_lectures.reporting.runs import (
     absolute_spec,
     count_trained_on,
+    open_numbered,
     picture_root,
     record_seconds,
     run_of,
@@ -29,6 +30,7 @@ __all__ = [
     "data_overview",
     "evaluate_run",
     "export_run",
+    "open_numbered",
     "picture_root",
     "record_seconds",
     "refresh_report",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_cv_lectures.data import Source, has_splits, open_source
@@ -16,20 +18,31 @@ from keras_cv_lectures.evaluating import (
     CaptionEvaluation,
     DetectionEvaluation,
     caption_headlines,
+    evaluate_captioning,
+    evaluate_detection,
+    evaluate_segmentation,
     headline_scores,
 )
 from keras_cv_lectures.exporting import export_saved_model, export_tflite, update_card
 from keras_cv_lectures.exporting.detector_files import with_labels
 from keras_cv_lectures.exporting.tflite import MIN_EXAMPLES as MIN_CALIBRATION
 from keras_cv_lectures.files import write_json
+from keras_cv_lectures.geometry.receptive import receptive_field, window_margin
 from keras_cv_lectures.geometry.tiles import cut_window
 from keras_cv_lectures.metadata import Metadata, read_metadata
 from keras_cv_lectures.postprocessing.detection import fitted_size, on_canvas
-from keras_cv_lectures.predicting import as_runner, is_detector
+from keras_cv_lectures.predicting import as_runner, is_captioner, is_detector, predict
 from keras_cv_lectures.preprocessing import resize_example
 from keras_cv_lectures.recipe import Recipe
 from keras_cv_lectures.reporting.pages import EXPORTS, REPORT, refresh_report
-from keras_cv_lectures.reporting.runs import harmless_spec, read_json, run_of, validation_source
+from keras_cv_lectures.reporting.runs import (
+    harmless_spec,
+    open_numbered,
+    read_json,
+    run_of,
+    trained_on,
+    validation_source,
+)
 from keras_cv_lectures.runners import load_keras_model, load_runner
 from keras_cv_lectures.systems import SYSTEMS
 from keras_cv_lectures.visualize.sections import FILE_SCORES
@@ -37,6 +50,8 @@ from keras_cv_lectures.visualize.sections import FILE_SCORES
 _log = logging.getLogger(__name__)
 
 _CALIBRATION = 200
+# Key of an example that a model is compared with -> what compares.
+_EVALUATE = {"boxes": evaluate_detection, "captions": evaluate_captioning, "mask": evaluate_segmentation}
 _Pair = tuple[int, int]
 
 
@@ -60,15 +75,18 @@ def export_run(
         file_format: "tflite" or "saved_model".
         precision: "float32", "float16" or "int8".
         spec: pictures to calibrate int8 with, and to score the file on (the layout's validation split where it has
-            one); the run's own data by default.
+            one), but for those that the run was trained on; the run's own data by default.
         size: (height, width) of the input; the run's by default. Of a network of valid convolutions it is the size
-            that is answered for, and the file's input is larger by the network's context.
-        dynamic: height and width stay open.
+            that is answered for, and the file's input is larger by the network's context. The file of a segmentation
+            that was trained on crops, without an `input_size`, sees larger pictures in windows of this size; its card
+            holds the margin and stride (`geometry.receptive.window_margin`).
+        dynamic: height and width stay open. Pictures are still resized to the size that the run was trained at.
         low_memory: a SavedModel with variables instead of constants, see `export_saved_model`.
         progress: label -> context manager that is called with (done, total).
 
     Returns:
-        What was measured, for a person to read; "file" is the path, "report" the run's page or None.
+        What was measured, for a person to read; "file" is the path, "report" the run's page or None, "not_scored" why
+        there are no scores, or None.
 
     Raises:
         ModelError, DataError: the settings exclude each other, the pictures of `spec` are missing or too few, or the
@@ -95,23 +113,31 @@ def export_run(
         raise ModelError(
             f"{path} answers only for the middle of its input, so that its size must be fixed: drop --dynamic."
         )
-    detector = bool(is_detector(as_runner(model)))
+    detector, captioner = bool(is_detector(as_runner(model))), bool(is_captioner(as_runner(model)))
     # A SavedModel of a detector takes pictures as they are, since they are resized inside.
     known = None if detector and file_format == "saved_model" else metadata.input_size
     size = None if dynamic else size or known
     if size is None and not dynamic and None in model.input_shape[1:3] and (context or file_format == "tflite"):
         or_else = "" if context else ", or use --dynamic"
         raise ModelError(f"{path} works at any size; choose the export's with --size HEIGHTxWIDTH{or_else}.")
-    # A network of valid convolutions that was trained on windows of larger pictures is run in windows again.
-    in_windows = context is not None and metadata.input_size is None
-    metadata = Metadata(**{**metadata.to_json(), "input_size": None if in_windows else size})
     window, margin = _window(context, size)
+    tiles = {} if detector or captioner else _tiles(model, window, bool(run) and metadata.input_size is None)
+    in_windows = tiles.get("tiled", False)
+    metadata = dataclasses.replace(metadata, input_size=None if in_windows else size or known, **tiles)
     pictures = None
     if precision == "int8":
         source, indices = _calibration_data(spec, run, metadata)
         read = _picture_reader(source, model.input_shape, None if in_windows else size, window, margin, detector)
         pictures = (read(index) for index in indices)
     scored = _scoring_data(spec, run, with_labels(metadata, model), needed=pictures is None)
+    not_scored = "there are no labelled pictures. --data SPEC names some" if scored is None else ""
+    evaluate = recipe.evaluate if recipe else None
+    if scored is not None and recipe is None:
+        kind = "boxes" if detector else "captions" if captioner else "mask"
+        evaluate = _EVALUATE[kind]
+        scored, not_scored, metadata = _fitting(scored, spec, kind, model, with_labels(metadata, model), size)
+    if scored is not None and spec:
+        scored, not_scored = _unseen(scored, run)
     out.mkdir(parents=True, exist_ok=True)
     name = metadata.system or path.stem
     if file_format == "saved_model":
@@ -132,7 +158,7 @@ def export_run(
             dynamic=dynamic,
             metadata=metadata,
         )
-    scores, scored_on = _score_file(result.path, scored, progress)
+    scores, scored_on = _score_file(result.path, evaluate, scored, progress)
     card = update_card(
         result.path, metrics=scores, data=scored_on, reference=recipe.reference.paper if recipe else None
     )
@@ -152,7 +178,8 @@ def export_run(
         "label_agreement": result.label_agreement,
         "operators_ok": True if file_format == "tflite" else None,
     }
-    return {**row, "report": _keep_row(Path(run["folder"]), row, recipe, run) if run else None}
+    report = _keep_row(Path(run["folder"]), row, recipe, run) if run else None
+    return {**row, "report": report, "not_scored": not_scored or None}
 
 
 def _window(context: Callable | None, size: _Pair | None) -> tuple[_Pair | None, _Pair]:
@@ -161,6 +188,24 @@ def _window(context: Callable | None, size: _Pair | None) -> tuple[_Pair | None,
         return size, (0, 0)
     (height, above), (width, left) = (context(side) for side in size)
     return (height, width), (above, left)
+
+
+def _tiles(model: keras.Model, window: _Pair | None, own_sizes: bool) -> dict[str, Any]:
+    """What `Metadata` says of windows on larger pictures, as far as it is known.
+
+    Args:
+        window: (height, width) of the file's input; None where it stays open or the model's own.
+        own_sizes: the network was trained at the pictures' own resolution. A file of one size then sees windows, unless
+            the model itself takes one size (and no border is lost), or answers at a coarser stride.
+    """
+    if not isinstance(model, keras.Function | keras.Sequential):
+        return {}
+    field = receptive_field(model)
+    open_size = None in model.input_shape[1:3]
+    if own_sizes and (field.lost != (0, 0) or (open_size and window and field.output_stride == (1, 1))):
+        margin, stride = window_margin(field, window or model.input_shape[1:3])
+        return {"tiled": True, "tile_margin": margin, "tile_stride": stride}
+    return {} if field.limit else {"tile_margin": field.margin, "tile_stride": field.stride}
 
 
 def _calibration_data(spec: str | None, run: Mapping[str, Any], metadata: Metadata) -> tuple[Source, list[int]]:
@@ -245,21 +290,58 @@ def _scoring_data(spec: str | None, run: Mapping[str, Any], metadata: Metadata, 
         return None
 
 
-def _score_file(path: Path, source: Source | None, progress) -> tuple[dict[str, float], str | None]:
+def _unseen(source: Source, run: Mapping[str, Any]) -> tuple[Source | None, str]:
+    """The pictures that the run was not trained on, under a name that says so, and why there are none, if so."""
+    seen = set(trained_on(run, source))
+    left = [index for index in range(len(source)) if index not in seen]
+    if not seen:
+        return source, ""
+    if not left:
+        return None, f"every picture of {source.name} was trained on. --data SPEC names others"
+    return source.subset(left, f"{source.name} ({len(left)} of {len(source)} pictures; the others were trained on)"), ""
+
+
+def _fitting(
+    source: Source, spec: str | None, kind: str, model: keras.Model, metadata: Metadata, size: _Pair | None
+) -> tuple[Source | None, str, Metadata]:
+    """Of a model of no known system: the pictures, why it cannot be scored on them, if so, and its class names.
+
+    Args:
+        kind: key of an example that the model is compared with.
+        metadata: gets the names of the data where it has none and there are as many.
+        size: (height, width) of a picture that the model takes; None for the picture's own.
+    """
+    if not len(source) or kind not in source[0]:
+        return None, f"the pictures of {source.name} have no {kind}", metadata
+    if metadata.classes:
+        return source, "", metadata
+    if kind == "captions":
+        return None, "the words of a captioner outside its run folder are not known", metadata
+    first = {"image": source[0]["image"]}
+    count = len(predict(model, (resize_example(first, size) if size else first)["image"]).classes)
+    if kind == "mask":
+        source = open_numbered(spec, source, count) if spec else source
+        names, colors = source.classes, source.colors
+    else:
+        names, colors = source.object_classes or source.classes, source.object_colors
+    if len(names) != count:
+        return None, f"the model has {count} classes and {source.name} has {len(names)}", metadata
+    return source, "", dataclasses.replace(metadata, classes=tuple(names), colors=tuple(colors or ()))
+
+
+def _score_file(path: Path, evaluate: Callable, source: Source | None, progress) -> tuple[dict[str, float], str | None]:
     """What the exported file reaches on the validation data, and the data's name; empty and None without any.
 
     Mean IoU and pixel accuracy, of a detector the average precisions of `headline_scores`, of a captioner the scores of
     `caption_headlines`.
     """
-    metadata = read_metadata(path)
-    recipe = SYSTEMS.get(metadata.system)
-    if source is None or recipe is None:
+    if source is None:
         return {}, None
     if progress is None:
-        evaluation = recipe.evaluate(load_runner(path), source)
+        evaluation = evaluate(load_runner(path), source)
     else:
         with progress(f"measuring {path.name} on {source.name}") as update:
-            evaluation = recipe.evaluate(load_runner(path), source, progress=update)
+            evaluation = evaluate(load_runner(path), source, progress=update)
     if isinstance(evaluation, DetectionEvaluation):
         return headline_scores(evaluation.scores), source.name
     if isinstance(evaluation, CaptionEvaluation):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +62,34 @@ def picture_root(source: Source) -> str | None:
     return os.path.commonpath({os.path.abspath(source.files(i)[0].parent) for i in range(len(source))})
 
 
-def count_trained_on(run: dict[str, Any], source: Source) -> int:
-    """How many pictures of `source` the run was trained on, by their names and the folder they lie in."""
+def trained_on(run: Mapping[str, Any], source: Source) -> list[int]:
+    """Which pictures of `source` the run was trained on, by their names and the folder they lie in."""
     ids, root = set(run.get("train_ids", ())), run.get("train_root")
     same = [i for i, name in enumerate(source.ids) if name in ids]
     if source.files is None or "train_root" not in run:
-        return len(same)
-    return sum(root is not None and Path(os.path.abspath(source.files(i)[0])).is_relative_to(root) for i in same)
+        return same
+    return [i for i in same if root is not None and Path(os.path.abspath(source.files(i)[0])).is_relative_to(root)]
+
+
+def count_trained_on(run: Mapping[str, Any], source: Source) -> int:
+    """How many pictures of `source` the run was trained on."""
+    return len(trained_on(run, source))
+
+
+def open_numbered(spec: str, source: Source, count: int) -> Source:
+    """Labelled pictures for a segmentation of `count` classes that have no names.
+
+    Masks without a label file that do not show the last of the classes are read as 0, 1, 2, ... of as many as the model
+    has.
+
+    Args:
+        spec: that `source` was opened from.
+        source: is returned where it has as many classes, or other ones.
+    """
+    if count <= max(2, len(source.classes)) or source.classes[0] not in ("background", "class 0"):
+        return source
+    numbered = Metadata(classes=tuple(f"class {label}" for label in range(count)))
+    return open_source(spec, split="val", like=numbered)
 
 
 def validation_source(run) -> Source | None:

@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_cv_lectures.geometry.receptive import fit_size, output_size, receptive_field
+from keras_cv_lectures.geometry.receptive import (
+    ReceptiveField,
+    fit_size,
+    output_size,
+    receptive_field,
+    window_margin,
+)
 from keras_cv_lectures.layers import (
     AtrousConv2D,
     BedOfNails,
@@ -50,6 +56,24 @@ def test_arithmetic_by_hand():
     assert field.margin == (6, 6)
     assert field.lost == (0, 0)
     assert field.limit == ""
+
+
+@pytest.mark.parametrize(
+    ("field", "window", "expected"),
+    [
+        # 256 - 2 * 96 leaves 64, four strides; 200 - 2 * 96 leaves 8, so that a quarter, 50, is rounded down to 48.
+        ({"margin": (96, 96), "stride": 16}, (256, 200), ((96, 48), 16)),
+        ({"margin": (96, 96), "stride": 16}, (208, 207), ((96, 48), 16)),
+        ({"stride": 32, "limit": "it sees all"}, (256, 300), ((64, 64), 32)),
+        # Of windows below the stride each answers for itself.
+        ({"stride": 32, "limit": "it sees all"}, (16, 100), ((0, 16), 16)),
+        # Valid convolutions: 572 pixels answer for 388.
+        ({"margin": (0, 0), "stride": 16, "lost": (184, 184)}, (572, 572), ((0, 0), 16)),
+        ({"stride": 16, "lost": (184, 184), "limit": "it sees all"}, (572, 572), ((96, 96), 16)),
+    ],
+)
+def test_the_margin_of_windows_by_hand(field, window, expected):
+    assert window_margin(ReceptiveField(**field), window) == expected
 
 
 def test_unpooling_by_hand():

@@ -369,6 +369,19 @@ def test_the_largest_objects_are_kept_and_it_is_logged_once(caplog):
     assert "3 objects, but max_objects=2" in lines[0]
 
 
+@pytest.mark.parametrize(("findable", "lines"), [(2, 1), (3, 0), (None, 0)])
+def test_pictures_with_more_objects_than_the_detector_finds_are_told_and_kept(caplog, findable, lines):
+    options = {"canvas": (20, 30), "sizes": None, "batch_size": 1, "max_objects": 4, "mask_size": 4}
+    dataset = dataset_of(picture(BOXES), picture(BOXES))
+    with caplog.at_level(logging.WARNING):
+        batches = list(detection_batches(dataset, max_detections=findable, **options).as_numpy_iterator())
+    for _, targets in batches:
+        np.testing.assert_array_equal(targets["boxes"][0], [*BOXES, (0, 0, 0, 0)])
+    told = [record.getMessage() for record in caplog.records if "max_detections=2" in record.getMessage()]
+    assert len(told) == lines
+    assert all("3 objects, but the detector finds at most" in line for line in told)
+
+
 def test_masks_and_keypoints_are_optional():
     plain = {key: value for key, value in picture(BOXES).items() if key in ("image", "boxes", "labels")}
     for dataset, options in (

@@ -67,7 +67,7 @@ def _averages(strides, *, first=2):
 @pytest.mark.parametrize("strides", [(4, 8, 16, 32), (4, 8, 16, 16), (4, 8, 8, 8)])
 def test_regions_are_read_where_they_lie_whatever_the_strides(strides):
     """In maps that hold the place of each of their cells; 480 pixels are read from the coarsest."""
-    model = build_faster_rcnn((None, None, 1), 2, backbone=_averages(strides), **SMALL)
+    model = build_faster_rcnn((None, None, 1), 2, backbone=_averages(strides), aligned=True, **SMALL)
     assert model.graph.settings.region_strides == strides
     picture = np.tile(np.arange(512, dtype=np.float32)[None, None, :, None] + 0.5, (1, 512, 1, 1))
     stages = _averages(strides)(picture)

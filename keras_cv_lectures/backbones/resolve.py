@@ -77,7 +77,7 @@ def resolve_backbone(
             f"with stage k at stride 2**k. Missing: {missing}. Of a model with layers at these strides make one by "
             f'keras.Model(base.input, {{"c{stages[0]}": base.get_layer(NAME).output, ...}}).'
         )
-    strides = _strides(backbone, stages)
+    strides = stage_strides(backbone, stages)
     full, *fewer = [[min(2**k, most) for k in stages] for most in (32, 16, 8)]
     if strides in fewer and not dilated:
         raise ValueError(
@@ -98,8 +98,11 @@ def _listed(strides: list[int]) -> str:
     return " and ".join(filter(None, (", ".join(map(str, strides[:-1])), str(strides[-1]))))
 
 
-def _strides(backbone: keras.Model, stages: Sequence[int]) -> list[int]:
-    """Of the stages, to the nearest power of two: without padding one is a little smaller than its stride says."""
+def stage_strides(backbone: keras.Model, stages: Sequence[int]) -> list[int]:
+    """Strides of the stages k of a backbone by contract, from the sizes of their maps.
+
+    To the nearest power of two: without padding a map is a little smaller than its stride says.
+    """
     outputs, shape = backbone.output, backbone.input.shape
     height = shape[1]
     if height is None:

@@ -15,7 +15,7 @@ from keras_cv_lectures.data.folders import Pairing, paired_source
 from keras_cv_lectures.data.images import read_image, read_mask
 from keras_cv_lectures.data.label_inference import label_map_of_values, mask_values
 from keras_cv_lectures.data.labels import LabelMap
-from keras_cv_lectures.data.objects import object_source
+from keras_cv_lectures.data.objects import object_source, without_sides
 from keras_cv_lectures.data.source import Source
 from keras_cv_lectures.data.spec_text import CAPTION_KINDS, MIXED_KINDS, OBJECT_KINDS, DataSpec, parse_spec
 from keras_cv_lectures.data.specs import captions_of, labels_of, objects_of, open_source, pairs_of, splits_of
@@ -191,6 +191,8 @@ def _examine_objects(spec: DataSpec, splits: Sequence[str | None], channels: int
             continue
         problems += listing.problems
         warnings += listing.warnings
+        if not sources and (said := without_sides(listing.keypoint_names)):
+            warnings.append(said)
         sources.append(object_source(listing, channels=channels))
     return examine(sources, name=spec.text, problems=problems, warnings=warnings, progress=progress)
 

@@ -7,6 +7,7 @@ box has no width or height, on paper or inside the picture, or if its mask has n
 from __future__ import annotations
 
 import os
+import re
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,12 @@ _LONGEST_NAME, _LONGEST_PATH = 240, 1000
 # Where the picture's corner and an outline span at most so many pixels, it is drawn in its place, exactly as
 # pycocotools does. Otherwise it is moved to the corner first: faster, but some pixels of its edge round differently.
 _UNMOVED = 1 << 20
+
+# Of keypoints: how a side is written, and what it is in a mirror.
+_SIDES = {"left": "l", "right": "r"}
+_OTHER_SIDE = {"l": "r", "r": "l"}
+# Where words meet without a sign between them: "lEye", "LEye", "eye2", "2nd".
+_WORD_ENDS = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=\d)(?=[^\W\d_])|(?<=[^\W\d_])(?=\d)")
 
 Size = tuple[int, int]
 Window = tuple[int, int, int, int]
@@ -127,15 +134,41 @@ def object_source(listing: ObjectListing, *, channels: int | None = 3) -> Source
 
 
 def keypoint_flip(names: Sequence[str]) -> tuple[int, ...]:
-    """For each keypoint the index of the one it becomes in a mirrored picture, by "left" and "right" in its name.
+    """For each keypoint the index of the one it becomes in a mirrored picture, by the sides in the names.
 
-    >>> keypoint_flip(["nose", "left_eye", "right_eye"])
-    (0, 2, 1)
+    A side is "left" or "right" anywhere in a name, or "l" or "r" as a word of its own, as in "l_eye", "Eye L" and
+    "lEye". A keypoint whose name has no side, or not exactly one partner, stays itself.
+
+    >>> keypoint_flip(["nose", "left_eye", "right_eye", "ear_L", "ear_R"])
+    (0, 2, 1, 4, 3)
     """
-    lower = [name.lower() for name in names]
-    place = {name: index for index, name in enumerate(lower)}
-    partners = [name.replace("left", "\0").replace("right", "left").replace("\0", "right") for name in lower]
-    return tuple(place.get(partner, index) for index, partner in enumerate(partners))
+    words = [_words_with_sides(name) for name in names]
+    places: dict[tuple[str, ...], list[int]] = {}
+    for index, key in enumerate(words):
+        places.setdefault(key, []).append(index)
+    partners = [places.get(tuple(_OTHER_SIDE.get(word, word) for word in key), []) for key in words]
+    return tuple(
+        partner[0] if len(partner) == len(places[key]) == 1 else index
+        for index, (key, partner) in enumerate(zip(words, partners, strict=True))
+    )
+
+
+def _words_with_sides(name: str) -> tuple[str, ...]:
+    """The words of a name in lower case, "left" and "right" as "l" and "r"."""
+    parted = _WORD_ENDS.sub(" ", re.sub("(left|right)", r" \1 ", name, flags=re.IGNORECASE))
+    return tuple(_SIDES.get(word, word) for word in re.split(r"[\W_]+", parted.lower()) if word)
+
+
+def without_sides(names: Sequence[str]) -> str:
+    """What to say of keypoints none of which changes places in a mirrored picture; "" where one does, or K is 1."""
+    if len(names) < 2 or keypoint_flip(names) != tuple(range(len(names))):
+        return ""
+    shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+    return (
+        f"no keypoint of {shown} has a partner on the other side by its name (left and right, or l and r), so that "
+        "mirrored pictures exchange none. Where they have sides, rename them, or train with keypoint_flip=(...): for "
+        "each keypoint the index of the one that it becomes. (0, 1, 2, ...) says that there are no sides."
+    )
 
 
 def path_inside(folder: Path, text: object, where: str) -> Path:

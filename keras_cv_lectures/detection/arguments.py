@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
+
+from keras_cv_lectures.detection.graph import DetectorSettings
 
 
 def check_widths(*, least: int = 0, **given: Any) -> None:
@@ -56,6 +59,13 @@ def check_settings(*, anchor_sizes: Any, levels: int, **settings: Any) -> None:
     for name in ("rpn_samples", "samples", "max_detections"):
         if not _whole(settings.get(name, 1)):
             raise ValueError(f"`{name}` must be a whole number of at least 1. Received: {name}={settings[name]!r}")
+    for name, most in (("rpn_samples", "rpn_positives"), ("samples", "positives")):
+        share = settings.get(most, getattr(DetectorSettings, most))
+        if name in settings and int(settings[name] * share) < 1:
+            raise ValueError(
+                f"`{name}` must be at least {math.ceil(1 / share)}, because at most {share:g} of them are objects, and "
+                f"fewer are none. Received: {name}={settings[name]!r}"
+            )
     for name in ("rpn_nms", "box_nms", "rpn_score", "box_score"):
         value = settings.get(name, 0.5)
         if not isinstance(value, int | float) or not 0 <= value <= 1:

@@ -26,18 +26,24 @@ def freeze_stages(body: keras.Model, trainable: int) -> None:
     A layer belongs to the first stage whose output depends on it.
 
     Args:
-        body: picture -> {"c1": ..., "c5": ...}.
+        body: picture -> {..., "c5": ...}, with the last stage that is frozen: "c1" where four are trained.
         trainable: 0 to 5; 5 freezes nothing.
 
     Raises:
-        ValueError: for another number.
+        ValueError: for another number, or a body without that stage.
     """
     if trainable not in range(6):
         raise ValueError(f"`trainable_stages` must be 0 to 5. Received: trainable_stages={trainable!r}")
     if trainable == 5:
         return
-    last = body.output[f"c{5 - trainable}"]
-    for layer in keras.Model(body.inputs, last).layers:
+    last = f"c{5 - trainable}"
+    if last not in body.output:
+        raise ValueError(
+            f"`trainable_stages` must leave frozen a stage that the backbone gives. Received: {trainable}, which needs "
+            f"{last}, and a model that gives {', '.join(body.output)}. Add it to the model's outputs, or pass "
+            "trainable_stages=5."
+        )
+    for layer in keras.Model(body.inputs, body.output[last]).layers:
         layer.trainable = False
 
 

@@ -22,6 +22,7 @@ from keras_cv_lectures.layers import (
     RestoreScale,
 )
 from keras_cv_lectures.layers.detection import picture_size, scale_places
+from keras_cv_lectures.postprocessing.detection import canvas_color
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,8 @@ class DetectorSettings:
 
     Attributes:
         min_size, max_size: pixels that the picture's sides are brought to (see `layers.FitPicture`); None keeps it.
-        size_multiple: the picture is padded with zeros to a multiple of it.
+        size_multiple: the picture is padded to a multiple of it, with zeros behind the normalisation, which is the mean
+            colour; with `postprocessing.detection.CANVAS_COLOR` where the network normalises by itself.
         anchor_sizes: for each level the square roots of the anchors' areas, pixels.
         anchor_ratios: height by width.
         region_levels: names of the maps that regions are pooled from; the others serve proposals only.
@@ -107,7 +109,9 @@ class Graph:
         self.settings = s = settings
         self.fit = FitPicture(s.min_size, s.max_size, name="fit")
         self.normalize = ImageNormalization(convention, dtype="float32", name="normalize")
-        self.blank = BlankOutside(dtype="float32", name="blank")
+        # What surrounds a picture on a canvas is about the mean colour to every network, and so in exported files.
+        self.color = canvas_color(backbone.input_shape[-1]) if convention == "none" else None
+        self.blank = BlankOutside(self.color, dtype="float32", name="blank")
         self.pad = PadToMultiple(s.size_multiple, dtype="float32", name="pad")
         self.anchors = PyramidAnchors(s.anchor_sizes, s.anchor_ratios, name="anchors")
         train, infer = (
@@ -116,7 +120,14 @@ class Graph:
         )
         self.train_proposals = Proposals(**train, name="train_proposals")
         self.proposals = Proposals(**infer, name="proposals")
-        pool = {"sampling_ratio": s.sampling_ratio, "aligned": s.aligned, "strides": tuple(s.region_strides)}
+        # The maps' own, not that of the session which loads the detector.
+        self.pool_dtype = backbone.output[s.region_levels[0]].dtype
+        pool = {
+            "sampling_ratio": s.sampling_ratio,
+            "aligned": s.aligned,
+            "strides": tuple(s.region_strides),
+            "dtype": self.pool_dtype,
+        }
         self.box_pool = MultiLevelRoIAlign(s.box_pool, **pool, name="box_pool")
         self.mask_pool = MultiLevelRoIAlign(s.mask_pool, **pool, name="mask_pool")
         self.keypoint_pool = MultiLevelRoIAlign(s.keypoint_pool, **pool, name="keypoint_pool")
@@ -135,7 +146,7 @@ class Graph:
         else:
             picture, size = self.fit(inputs)
             picture = self.normalize(picture)
-        picture = self.pad(picture)
+        picture = self._padded(picture)
         maps = self.backbone(picture, training=training)
         answers = [self.rpn(level, training=training) for level in maps.values()]
         return {
@@ -174,6 +185,13 @@ class Graph:
                 targets[name] = scale_places(ops.cast(targets[name], "float32"), factors)
         return targets
 
+    def _padded(self, picture):
+        padded = self.pad.compute_output_shape(picture.shape)
+        if self.color is None or (None not in padded[1:3] and padded[1:3] == tuple(picture.shape[1:3])):
+            return self.pad(picture)
+        color = ops.convert_to_tensor(self.color, dtype="float32")
+        return self.pad(picture - color) + color
+
     def region_maps(self, dense) -> list:
         """The maps that regions are pooled from."""
         return [dense["maps"][name] for name in self.settings.region_levels]
@@ -189,17 +207,30 @@ class Graph:
 
 @keras.saving.register_keras_serializable("keras_cv_lectures")
 class BlankOutside(keras.layers.Layer):
-    """Zeros outside the picture, on the canvas that it lies on at the top left.
+    """One colour outside the picture, on the canvas that it lies on at the top left.
 
     Input: [canvas (B, H, W, C), size (B, 2)]. Output: (B, H, W, C).
+
+    Args:
+        color: C numbers; None: zeros.
     """
+
+    def __init__(self, color: Sequence[float] | None = None, **kwargs):
+        super().__init__(**kwargs)
+        self.color = None if color is None else tuple(color)
 
     def call(self, inputs):
         canvas, size = inputs
         height, width = ops.shape(canvas)[1:3]
         rows = ops.cast(ops.arange(height), "float32")[None] < size[:, :1]
         columns = ops.cast(ops.arange(width), "float32")[None] < size[:, 1:]
-        return ops.where(ops.logical_and(rows[:, :, None], columns[:, None])[..., None], canvas, 0)
+        return ops.where(ops.logical_and(rows[:, :, None], columns[:, None])[..., None], canvas, self._around())
+
+    def _around(self):
+        return 0 if self.color is None else ops.convert_to_tensor(self.color, dtype="float32")
+
+    def get_config(self):
+        return {**super().get_config(), "color": self.color}
 
 
 @keras.saving.register_keras_serializable("keras_cv_lectures")

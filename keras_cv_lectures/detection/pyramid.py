@@ -29,7 +29,7 @@ def feature_pyramid(
     Paper: https://arxiv.org/abs/1612.03144. Differs from the paper: nothing but the sub-sampled map's name, P6.
 
     Args:
-        body: a backbone by contract, picture -> {"c1": ..., "c5": ...}.
+        body: a backbone by contract, picture -> {"c2": ..., "c5": ...}.
         stages: names of its stages, finest first.
         filters: channels of every map.
         normalization: None, or "batch" after each convolution, which then has no bias (torchvision's v2).

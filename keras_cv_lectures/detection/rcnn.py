@@ -14,7 +14,7 @@ from typing import Any
 
 import keras
 
-from keras_cv_lectures.backbones import resolve_backbone
+from keras_cv_lectures.backbones.resolve import resolve_backbone, stage_strides
 from keras_cv_lectures.detection.arguments import check_settings, check_widths
 from keras_cv_lectures.detection.coco import COCO_IDS, COCO_OUTPUTS
 from keras_cv_lectures.detection.detector import Detector
@@ -22,7 +22,12 @@ from keras_cv_lectures.detection.freezing import freeze_normalization, freeze_st
 from keras_cv_lectures.detection.graph import DetectorSettings
 from keras_cv_lectures.detection.heads import box_head, keypoint_head, mask_head, rpn_head
 from keras_cv_lectures.detection.pyramid import feature_pyramid
-from keras_cv_lectures.detection.single_level import VARIANT_DEFAULTS, single_level_detector, with_variant_defaults
+from keras_cv_lectures.detection.single_level import (
+    STRIDE,
+    VARIANT_DEFAULTS,
+    single_level_detector,
+    with_variant_defaults,
+)
 from keras_cv_lectures.signatures import check_task, explain_arguments, one_of, takes_also
 from keras_cv_lectures.weights import load_weights
 
@@ -81,7 +86,8 @@ def build_faster_rcnn(
     Args:
         input_shape: (height, width, channels); height and width may be None.
         num_classes: number of classes, background not included.
-        backbone: a name, or a model from picture to `{"c2": ..., "c5": ...}` (see `keras_cv_lectures.backbones`).
+        backbone: a name, or a model from picture to `{"c2": ..., "c5": ...}` (see `keras_cv_lectures.backbones`),
+            dilated or not; without a pyramid "c4", of stride 16, and "c5" suffice.
         variant: "v1", or "v2": batch normalisation in pyramid and heads, two convolutions in the proposal network, four
             before the box head's fully connected layer (torchvision's `fasterrcnn_resnet50_fpn_v2`). Without a pyramid,
             on the map of stride 16: "vgg16", the network of 2015 (RoI pooling, 9 anchors of 128 to 512 pixels), and
@@ -89,7 +95,7 @@ def build_faster_rcnn(
             `detection.single_level.VARIANT_DEFAULTS`.
         backbone_weights: None (random), "imagenet" (downloaded on this request) or the path of a file.
         trainable_stages: how many of the backbone's five stages are trained, the last ones; None: three with
-            pretrained weights, four where "vgg16" is network and backbone, otherwise all.
+            pretrained weights, four where "vgg16" is network and backbone, otherwise all. 4 needs a stage "c1".
         frozen_normalization: batch normalisation of the backbone as a constant; None: with pretrained weights in "v1".
         min_size, max_size: pixels that pictures are brought to: the shorter side to `min_size` unless the longer one
             then exceeds `max_size`. None for pictures at their own size.
@@ -242,7 +248,18 @@ def _build(
 
     # The classifier of this network has weights for the fully connected layers of the head, too.
     head_weights = backbone_weights if variant == backbone == "vgg16" else None
-    body, convention = resolve_backbone(backbone, input_shape[-1], None if head_weights else backbone_weights)
+    own, pyramid = isinstance(backbone, keras.Model), variant not in VARIANT_DEFAULTS
+    body, convention = resolve_backbone(
+        backbone,
+        input_shape[-1],
+        None if head_weights else backbone_weights,
+        stages=(2, 3, 4, 5) if pyramid else (4, 5),
+    )
+    if own and not pyramid and (stride := stage_strides(body, (4,))[0]) != STRIDE:
+        raise ValueError(
+            f'stage "c4" of `backbone` must have the stride {STRIDE} for variant={variant!r}. Received: a model where '
+            f"it is {stride}. Pass backbones.dilate(model, {STRIDE}), or the model as it was."
+        )
     if frozen_normalization is None:
         frozen_normalization = pretrained and not second
     if frozen_normalization:
@@ -252,7 +269,7 @@ def _build(
         # VGG's first stage is the second of the paper, which trains the last three of five.
         trainable_stages = (4 if variant == backbone == "vgg16" else 3) if pretrained else 5
     freeze_stages(body, trainable_stages)
-    if variant in VARIANT_DEFAULTS:
+    if not pyramid:
         model = single_level_detector(
             variant,
             body,
@@ -275,12 +292,14 @@ def _build(
 
     norm = "batch" if second else None
     stages, strides = (_MOBILE, (32, 32)) if mobile else (("c2", "c3", "c4", "c5"), (4, 8, 16, 32))
+    if own:  # The last ones may be dilated.
+        strides = tuple(stage_strides(body, (2, 3, 4, 5)))
     if anchor_sizes is None:
         anchor_sizes = ((32, 64, 128, 256, 512),) * 3 if mobile else ((32,), (64,), (128,), (256,), (512,))
     # The pyramid has one map more than the backbone has stages.
     rpn_score = (0.05 if mobile else 0.0) if rpn_score is None else rpn_score
     check_settings(anchor_sizes=anchor_sizes, levels=len(stages) + 1, rpn_score=rpn_score, **settings)
-    pyramid = feature_pyramid(body, stages, pyramid_filters, normalization=norm)
+    maps = feature_pyramid(body, stages, pyramid_filters, normalization=norm)
     per_cell = len(anchor_sizes[0]) * len(settings["anchor_ratios"])
     box_units = box_units or ((1024,) if second else (1024, 1024))
     convolutions = (pyramid_filters,) * 4 if second else ()
@@ -291,7 +310,7 @@ def _build(
     if num_keypoints is not None:
         keypoint = keypoint_head(pyramid_filters, num_keypoints, filters=keypoint_filters)
     model = Detector(
-        pyramid,
+        maps,
         rpn_head(pyramid_filters, per_cell, convolutions=2 if second else 1),
         box_head(pyramid_filters, outputs, convolutions=convolutions, units=box_units, class_agnostic=class_agnostic),
         mask,

@@ -250,7 +250,9 @@ class CaffeGraph(Graph):
         # Longest side of a map whose size is unknown when the graph is built; `max_size` is that of pictures which
         # are brought to a size, others may have 8192 pixels.
         side = 512 if s.min_size is None or s.max_size is None else -(-s.max_size // STRIDE)
-        self.box_pool = CaffeRoIPool(s.box_pool, 1 / STRIDE, boxes_inside=True, max_side=side, name="box_pool")
+        self.box_pool = CaffeRoIPool(
+            s.box_pool, 1 / STRIDE, boxes_inside=True, max_side=side, dtype=self.pool_dtype, name="box_pool"
+        )
 
 
 class CaffeLosses(DetectionLosses):

@@ -134,7 +134,8 @@ class DetectionLosses:
 def _sampled(positive, negative, count: int, share: float, seed):
     noise = keras.random.uniform(ops.shape(positive), seed=seed)
     known = positive.shape[1]
-    return sample_indices(positive, negative, min(count, known) if known else count, share, noise)
+    # The share is one of `count`, also where there are fewer candidates.
+    return sample_indices(positive, negative, min(count, known) if known else count, share, noise, share_of=count)
 
 
 def _rows(x, index):

@@ -84,7 +84,8 @@ def evaluate_detection(
         progress: called with (done, total) after every picture.
         kinds: of "boxes", "masks" and "keypoints" those to compare; None compares what model and data both have.
         max_detections: the most detections of a class in a picture for COCO's average precision; None is COCO's 100
-            (20 for keypoints). Raise it where pictures hold more objects.
+            (20 for keypoints). Raise it where pictures hold more objects and the detector, too, was built with a larger
+            `max_detections`, which is the most that it gives of all classes.
 
     Raises:
         DataError: there is nothing to compare with, or the model and the data do not have the same classes.
@@ -94,7 +95,7 @@ def evaluate_detection(
     runner, names = as_runner(model), object_classes(source)
     chosen = _check_source(source, kinds)
     compared: dict[str, _Comparison] = {}
-    f1, objects, detections, most, labels = [], 0, 0, 0, None
+    f1, objects, detections, most, fullest, labels = [], 0, 0, 0, 0, None
     for index in range(len(source)):
         example = source[index]
         result = predict(runner, example["image"])
@@ -112,7 +113,7 @@ def evaluate_detection(
         if labels is not None:
             prediction["labels"] = labels[prediction["labels"]]
         truth = {**example, "size": np.array(result.size)}
-        most = max(most, _most_of_a_class(example))
+        most, fullest = max(most, _most_of_a_class(example)), max(fullest, _count_objects(example))
         for comparison in compared.values():
             comparison.add(truth, prediction)
         ranked = "masks" if "masks" in compared else next(iter(compared))
@@ -121,7 +122,17 @@ def evaluate_detection(
         detections += int(np.sum((prediction["scores"] >= score_threshold) & (prediction["labels"] >= 0)))
         if progress is not None:
             progress(index + 1, len(source))
-    if max_detections is None and most > _COCO_MOST:
+    given = runner.facts["max_detections"]
+    if fullest > given:
+        _log.warning(
+            "%s: a picture has %d objects, and the detector finds at most %d. Build it with max_detections=%d; its "
+            "trained weights fit.",
+            source.name,
+            fullest,
+            given,
+            2 * fullest,
+        )
+    if max_detections is None and most > _COCO_MOST and given > _COCO_MOST:
         _log.info(
             "%s: a picture has %d objects of one class, and COCO's AP looks at %d detections only. "
             "evaluate_detection(..., max_detections=%d) counts more; VOC's AP counts all.",

@@ -17,6 +17,8 @@ from keras_cv_lectures.postprocessing.detection import CANVAS_COLOR, MASK_THRESH
 
 PROGRAM_SUFFIX = "_run.py"
 
+# Pillow's way to resize without antialiasing; `resize` always filters pictures that shrink.
+_SAMPLED = "transform({}, Image.Transform.AFFINE, (back[0], 0, 0, 0, back[1], 0), Image.Resampling.BILINEAR)"
 _MASKS = f"""\
     size = max(1, round(x2 - x1)), max(1, round(y2 - y1))
     mask = np.asarray(Image.fromarray(found["masks"][i]).resize(size, Image.Resampling.BILINEAR))
@@ -49,7 +51,7 @@ def detector_facts(model: keras.Model) -> dict[str, Any]:
     }
 
 
-def bands_resized(array: str, sides: str) -> str:
+def bands_resized(array: str, sides: str, how: str = "resize({}, Image.Resampling.BILINEAR)") -> str:
     """A line of a program that puts the channels of `array` (H, W, C) uint8, resized, into the list `bands`.
 
     For pictures of other than 1 and 3 channels, which Pillow has no mode for.
@@ -57,8 +59,9 @@ def bands_resized(array: str, sides: str) -> str:
     Args:
         array: name of the array.
         sides: expression for (width, height).
+        how: method of a Pillow image that resizes it, with `{}` for the sides.
     """
-    resized = f"Image.fromarray(band).resize({sides}, Image.Resampling.BILINEAR)"
+    resized = f"Image.fromarray(band).{how.format(sides)}"
     return f"bands = [{resized} for band in np.moveaxis({array}, -1, 0)]"
 
 
@@ -67,7 +70,9 @@ def run_program(
 ) -> str:
     """A program that needs nothing of this package and lies beside the exported file, or in the SavedModel folder.
 
-    It takes a picture file; of other than 1 and 3 channels an array (height, width, C) in 0..255, as `.npy` file.
+    It takes a picture file; of other than 1 and 3 channels an array (height, width, C) in 0..255, as `.npy` file. Where
+    the file takes one size, a picture is resized as `predict` does it, bilinear and without antialiasing; Pillow rounds
+    down, so that values are up to a grey level lower.
 
     Args:
         name: of the `.tflite` file; not used otherwise.
@@ -84,7 +89,7 @@ def run_program(
         read = ['picture = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")']
         whole = [f'seen = picture.convert("{mode}")']
         small = [
-            "small = picture.resize(sides, Image.Resampling.BILINEAR)",
+            f"small = picture.{_SAMPLED.format('sides')}",
             f'seen = Image.new("{mode}", ({width}, {height}), {color})',
             f'seen.paste(small.convert("{mode}"))',
         ]
@@ -97,7 +102,7 @@ def run_program(
         ]
         whole = ["seen = array"]
         small = [
-            bands_resized("array", "sides"),
+            bands_resized("array", "sides", _SAMPLED),
             f"seen = np.full(({height}, {width}, {channels}), {color}, np.uint8)",
             "seen[: sides[1], : sides[0]] = np.stack(bands, axis=-1)",
         ]
@@ -108,9 +113,10 @@ def run_program(
         # Of a file of one size the picture fills as much as fits, from the top left corner.
         fit = [
             f"scale = min({width} / picture.width, {height} / picture.height)",
-            "sides = [max(1, round(side * scale)) for side in picture.size]",
-            *small,
+            "sides = [max(1, int(side * scale)) for side in picture.size]",
             "back = np.array(picture.size) / sides",
+            "# Without antialiasing, which `resize` of Pillow has and the detector was not trained with.",
+            *small,
         ]
         boxes, points = 'found["boxes"][i] * np.tile(back, 2)', 'found["keypoints"][i, :, :2] * back'
     lines = [

@@ -91,11 +91,18 @@ def sample(
 
 
 def sample_indices(
-    positive: Tensor, negative: Tensor, count: int, positive_fraction: float, noise: Tensor
+    positive: Tensor,
+    negative: Tensor,
+    count: int,
+    positive_fraction: float,
+    noise: Tensor,
+    *,
+    share_of: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What `sample` draws as indices of a fixed number, the positives first.
 
-    Arguments and errors are those of `sample`.
+    Arguments and errors are those of `sample`, and `share_of`: the number that `positive_fraction` is a share of, where
+    it is not `count`, as where `count` is what candidates there are.
 
     Returns:
         Indices (..., count) int32; boolean (..., count), is it a positive; boolean (..., count), is it drawn at all.
@@ -106,7 +113,7 @@ def sample_indices(
             "`count` must be at least 1 and `positive_fraction` in 0..1. "
             f"Received: count={count}, positive_fraction={positive_fraction}"
         )
-    most = int(count * positive_fraction)
+    most = min(int((share_of or count) * positive_fraction), count)
     noise = ops.cast(noise, "float32")
     negatives, are_negative = _largest(noise, negative, count)
     if most == 0:

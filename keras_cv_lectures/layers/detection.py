@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_cv_lectures.geometry.anchors import cell_anchors, grid_anchors
@@ -66,13 +65,11 @@ class FitPicture(_Float32Layer):
     def _fitted(self, height: int, width: int) -> tuple[int, int]:
         if self.min_size is None:
             return height, width
-        scale = self._scale(min(height, width), max(height, width))
-        # The factor is float32 and the product float64: torchvision's sides, which are sometimes one pixel short.
+        # In float64, as `preprocessing.resize_rule` and torchvision outside of TorchScript: float32 loses a row of
+        # pictures such as 480x640 at 800.
+        scale = self.min_size / min(height, width)
+        scale = min(scale, self.max_size / max(height, width)) if self.max_size else scale
         return max(math.floor(height * scale), 1), max(math.floor(width * scale), 1)
-
-    def _scale(self, shorter: int, longer: int) -> float:
-        scale = np.float32(self.min_size) / np.float32(shorter)
-        return float(min(scale, np.float32(self.max_size) / np.float32(longer)) if self.max_size else scale)
 
     def _resized_at_run_time(self, picture):
         # Sizes are unknown at build time on TensorFlow alone.
@@ -80,12 +77,11 @@ class FitPicture(_Float32Layer):
 
         size = tf.shape(picture)[1:3]
         if self.min_size is not None:
-            sides = tf.cast(size, tf.float32)
+            sides = tf.cast(size, tf.float64)
             scale = self.min_size / tf.reduce_min(sides)
             if self.max_size:
                 scale = tf.minimum(scale, self.max_size / tf.reduce_max(sides))
-            size = tf.cast(tf.floor(tf.cast(sides, tf.float64) * tf.cast(scale, tf.float64)), tf.int32)
-            size = tf.maximum(size, 1)
+            size = tf.maximum(tf.cast(tf.floor(sides * scale), tf.int32), 1)
             picture = _resize(picture, size)
         return picture, tf.ones_like(picture[:, 0, 0, :1]) * tf.cast(size, tf.float32)
 

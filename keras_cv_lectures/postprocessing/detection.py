@@ -15,7 +15,8 @@ from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.geometry.masks import PasteRule, pack_crops, paste_masks_numpy
 from keras_cv_lectures.geometry.rle import rle_encode
 
-# What is around a picture on a larger canvas: the mean of ImageNet's pixels, which normalisation brings to about 0.
+# What is around a picture on a larger canvas, in training too: the mean of ImageNet's pixels, which normalisation
+# brings to about 0.
 CANVAS_COLOR = (124, 116, 104)
 MASK_THRESHOLD = 0.5
 
@@ -23,12 +24,19 @@ MASK_THRESHOLD = 0.5
 def fitted_size(size: tuple[int, int], canvas: tuple[int, int]) -> tuple[int, int]:
     """(height, width) of a picture of `size` brought to the largest size that fits into `canvas`, its aspect kept.
 
+    Sides are rounded down, as `preprocessing.resize_rule` does in training.
+
     >>> fitted_size((100, 50), (320, 320))
     (320, 160)
     """
     scale = min(canvas[0] / size[0], canvas[1] / size[1])
-    height, width = (min(max(1, round(side * scale)), limit) for side, limit in zip(size, canvas, strict=True))
+    height, width = (min(max(1, int(side * scale)), limit) for side, limit in zip(size, canvas, strict=True))
     return height, width
+
+
+def canvas_color(channels: int) -> tuple[int, ...]:
+    """`CANVAS_COLOR` for a picture of `channels` channels: its mean in each, unless there are three."""
+    return CANVAS_COLOR if channels == 3 else (round(sum(CANVAS_COLOR) / 3),) * channels
 
 
 def on_canvas(picture: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
@@ -45,9 +53,8 @@ def on_canvas(picture: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
         )
     if (height, width) == tuple(canvas):
         return picture
-    color = CANVAS_COLOR if channels == 3 else (round(sum(CANVAS_COLOR) / 3),) * channels
     result = np.empty((*canvas, channels), picture.dtype)
-    result[:] = color
+    result[:] = canvas_color(channels)
     result[:height, :width] = picture
     return result
 
@@ -69,8 +76,9 @@ def detected_objects(
 
     Returns:
         `boxes` (N, 4) float32 in pixels of the picture, cut at its border, `scores` (N,) float32, `labels` (N,) int32,
-        and where the outputs have them `masks` (N, m, m) float32 and `keypoints` (N, K, 3) float32, whose x and y are
-        brought to the picture too. Rows by descending score.
+        and where the outputs have them `masks` (N, m, m) float32 with `mask_boxes` (N, 4) float32, the boxes that they
+        are spread over, before the cut, and `keypoints` (N, K, 3) float32, whose x and y are brought to the picture
+        too. Rows by descending score; boxes that have no area inside the picture are left out.
 
     Raises:
         ModelError: the outputs are not those of a detector.
@@ -87,14 +95,19 @@ def detected_objects(
     rows = rows[np.argsort(-values["scores"][rows].astype(np.float32), kind="stable")]
     factors = np.float32([real / seen for real, seen in zip(size, seen_size or size, strict=True)])[::-1]  # x, y
     height, width = size
-    boxes = values["boxes"][rows].astype(np.float32) * np.tile(factors, 2)
+    whole = values["boxes"][rows].astype(np.float32) * np.tile(factors, 2)
+    boxes = np.clip(whole, 0, np.float32([width, height, width, height]))
+    # The canvas may be larger than the picture, and the detector knows of the canvas only.
+    inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    rows, whole, boxes = rows[inside], whole[inside], boxes[inside]
     found = {
-        "boxes": np.clip(boxes, 0, np.float32([width, height, width, height])),
+        "boxes": boxes,
         "scores": values["scores"][rows].astype(np.float32),
         "labels": values["labels"][rows].astype(np.int32),
     }
     if "masks" in values:
         found["masks"] = values["masks"][rows].astype(np.float32)
+        found["mask_boxes"] = whole
     if "keypoints" in values:
         points = values["keypoints"][rows].astype(np.float32)
         found["keypoints"] = np.concatenate([points[..., :2] * factors, points[..., 2:]], axis=-1)
@@ -125,7 +138,7 @@ def paste_masks(
 
     Args:
         masks: (N, m, m) probabilities, each spread over its box.
-        boxes: (N, 4) in pixels of the picture.
+        boxes: (N, 4) in pixels of the picture; may reach beyond it.
         size: (height, width) of the picture.
         threshold: a pixel belongs to the object where the probability is above it.
         rule: see `geometry.masks.paste_masks_numpy`.
@@ -162,6 +175,9 @@ def coco_annotations(
 ) -> list[dict[str, Any]]:
     """Objects as the records of a COCO file, ready for JSON; `category_id` is the label, from 0.
 
+    Every keypoint is written, with the visibility 2 (labelled and visible): heat maps have a peak for each, and its
+    height, in `keypoint_scores`, has no zero that tells seen points from others. COCO's evaluation does not read it.
+
     Args:
         found: `boxes`, `scores`, `labels`, maybe `keypoints`, as `detected_objects` gives them.
         size: (height, width) of the picture.
@@ -184,10 +200,8 @@ def coco_annotations(
             record["area"] = int(np.count_nonzero(crops[0][row]))
         if "keypoints" in found:
             points = np.asarray(found["keypoints"][row], np.float64).round(3)
-            # COCO's third number: 2 where a point is seen, 0 where not; the network's own scores stand beside.
-            seen = 2.0 * (points[:, 2:] > 0)
-            record["keypoints"] = np.concatenate([points[:, :2] * (seen > 0), seen], axis=1).ravel().tolist()
-            record["num_keypoints"] = int(np.count_nonzero(seen))
+            record["keypoints"] = [number for x, y, _ in points.tolist() for number in (x, y, 2)]
+            record["num_keypoints"] = len(points)
             record["keypoint_scores"] = points[:, 2].tolist()
         records.append(record)
     return records

@@ -34,7 +34,7 @@ def detect(
     """Objects of each picture; the arguments are those of `predict`.
 
     A detector of open size gets each picture as it is: it resizes by itself. One that takes one size only gets the
-    picture scaled to fit, its aspect kept, at the top left of a canvas.
+    picture scaled to fit, its aspect kept, at the top left of a canvas; resized as in training, without antialiasing.
 
     Raises:
         ModelError: the model is no detector, or `classes` and `colors` do not fit it.
@@ -46,9 +46,10 @@ def detect(
     while batch := [read_picture(image) for image in itertools.islice(images, batch_size if canvas else 1)]:
         adapted = [with_channels(picture, runner.input_shape[2]) for picture, _ in batch]
         sizes = [fitted_size(p.shape[:2], canvas) if canvas else p.shape[:2] for p in adapted]
-        seen = [resize_picture(p, size) for p, size in zip(adapted, sizes, strict=True)]
+        seen = [resize_picture(p, size, antialias=False) for p, size in zip(adapted, sizes, strict=True)]
         outputs = run(np.stack([on_canvas(p, canvas) for p in seen] if canvas else seen))
         check_detector(outputs)
+        runner.facts["max_detections"] = np.shape(outputs["scores"])[1]
         for index, ((picture, name), size) in enumerate(zip(batch, sizes, strict=True)):
             found = detected_objects(outputs, index, picture.shape[:2], seen_size=size)
             names, table = labels.of(found["labels"])

@@ -34,7 +34,9 @@ class DetectionResult:
         colors: (red, green, blue) in 0..255 for each class.
         name: name of the picture's file without suffix, "" where it had none.
         mask_probabilities: (N, m, m) float32 in 0..1, each spread over its box; None of a detector without masks.
-        keypoints: (N, K, 3) float32 x, y and score; None of a detector without keypoints.
+        mask_boxes: (N, 4) float32, those boxes where they are not `boxes`: before the cut at the picture's border.
+        keypoints: (N, K, 3) float32 x, y and score, the height of a heat map's peak, which may be negative; None of a
+            detector without keypoints.
     """
 
     image: np.ndarray
@@ -45,6 +47,7 @@ class DetectionResult:
     colors: tuple[tuple[int, int, int], ...]
     name: str = ""
     mask_probabilities: np.ndarray | None = field(default=None, repr=False)
+    mask_boxes: np.ndarray | None = field(default=None, repr=False)
     keypoints: np.ndarray | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
@@ -70,7 +73,8 @@ class DetectionResult:
         """
         if self.mask_probabilities is None:
             return None
-        return detection.paste_masks(self.mask_probabilities, self.boxes, self.size)
+        boxes = self.boxes if self.mask_boxes is None else self.mask_boxes
+        return detection.paste_masks(self.mask_probabilities, boxes, self.size)
 
     def crops(self) -> tuple[list[np.ndarray], np.ndarray]:
         """Masks (h, w) uint8, 0 or 1, and the windows (N, 4) int32 of the picture that they cover.
@@ -94,7 +98,7 @@ class DetectionResult:
     def above(self, score: float) -> DetectionResult:
         """Only the objects with at least that score."""
         rows = np.flatnonzero(self.scores >= score)
-        names = ("boxes", "scores", "labels", "mask_probabilities", "keypoints")
+        names = ("boxes", "scores", "labels", "mask_probabilities", "mask_boxes", "keypoints")
         chosen = {name: getattr(self, name)[rows] for name in names if getattr(self, name) is not None}
         return replace(self, **chosen)
 
@@ -118,7 +122,8 @@ class DetectionResult:
             shown.scores,
             shown.masks,
             shown.keypoints,
-            **{"names": names, "colors": colors, **settings},
+            # All keypoints: the height of a heat map's peak has no zero that means anything.
+            **{"names": names, "colors": colors, "keypoint_threshold": -np.inf, **settings},
         )
 
     def as_prediction(self) -> dict[str, Any]:

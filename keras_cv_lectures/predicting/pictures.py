@@ -70,13 +70,17 @@ def with_channels(picture: np.ndarray, channels: int) -> np.ndarray:
     )
 
 
-def resize_picture(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Picture (H, W, C) uint8 at another (height, width), as in training: bilinear, antialiased, rounded."""
+def resize_picture(picture: np.ndarray, size: tuple[int, int], *, antialias: bool = True) -> np.ndarray:
+    """Picture (H, W, C) uint8 at another (height, width), as in training: bilinear and rounded.
+
+    Args:
+        antialias: filter a picture that shrinks; detectors are trained without.
+    """
     import tensorflow as tf
 
     if picture.shape[:2] == tuple(size):
         return picture
-    resized = tf.image.resize(picture, size, antialias=True).numpy()
+    resized = tf.image.resize(picture, size, antialias=antialias).numpy()
     return (np.clip(resized, 0.0, 255.0) + 0.5).astype(np.uint8)
 
 

@@ -40,6 +40,7 @@ def detection_batches(
     augmentation: Augmentation | None = None,
     channels: int = 3,
     max_objects: int = 100,
+    max_detections: int | None = None,
     masks: bool = True,
     keypoints: bool = True,
     mask_size: int = 56,
@@ -61,6 +62,8 @@ def detection_batches(
       channels: channels of the inputs, see `segmentation_batches`.
       max_objects: N. Of a picture with more objects the largest (by the area of their boxes) are kept; the first time
         it happens is logged.
+      max_detections: the most objects that the detector finds in a picture; the first time that a picture has more is
+        logged. None: not looked at.
       masks, keypoints: False leaves them out although the examples have them.
       mask_size: M, side of the square crops of masks, in pixels.
       drop_remainder: leaves out a last batch that is not full.
@@ -84,7 +87,7 @@ def detection_batches(
         raise ValueError(f"max_objects: expected at least 1, received {max_objects}.")
     unwanted = set() if masks else {"instance_masks", "mask_pixels", "mask_windows"}
     unwanted |= set() if keypoints else {"keypoints"}
-    drop = _Surplus(max_objects)
+    drop = _Surplus(max_objects, max_detections)
 
     # Nothing here needs AutoGraph, which takes seconds to read it all.
     @tf.autograph.experimental.do_not_convert
@@ -202,11 +205,14 @@ def _kept(objects: dict[str, tf.Tensor], keep: tf.Tensor) -> dict[str, tf.Tensor
 
 
 class _Surplus:
-    """Keeps the largest objects of a picture with too many, in their order, and logs the first time."""
+    """Keeps the largest objects of a picture with too many, in their order, and logs the first time.
 
-    def __init__(self, most: int):
-        self.most = most
-        self.told = False
+    Likewise of a picture with more than the detector can find, of which all the same as many are kept.
+    """
+
+    def __init__(self, most: int, findable: int | None = None):
+        self.most, self.findable = most, findable
+        self.told: set[str] = set()
 
     def __call__(self, objects: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         boxes = objects["boxes"]
@@ -218,18 +224,30 @@ class _Surplus:
             rows = tf.sort(tf.math.top_k(areas, tf.minimum(self.most, count)).indices)
             return {key: tf.gather(value, rows) for key, value in objects.items()}
 
-        return tf.cond(count > self.most, largest, lambda: objects)
+        limit = self.most if self.findable is None else min(self.most, self.findable)
+        return tf.cond(count > limit, largest, lambda: objects)
 
     def _tell(self, count: np.ndarray) -> None:
-        # Two threads may both get here at first, which tells it twice.
-        if not self.told:
-            self.told = True
-            _log.warning(
+        if count > self.most:
+            self._tell_once(
                 "a picture has %d objects, but max_objects=%d: the largest are kept, here and in other pictures. "
                 "Raise max_objects to train on all.",
                 int(count),
                 self.most,
             )
+        if self.findable is not None and count > self.findable:
+            self._tell_once(
+                "a picture has %d objects, but the detector finds at most max_detections=%d. Build it with a larger "
+                "max_detections to find all.",
+                int(count),
+                self.findable,
+            )
+
+    def _tell_once(self, text: str, *values: int) -> None:
+        # Two threads may both get here at first, which tells it twice.
+        if text not in self.told:
+            self.told.add(text)
+            _log.warning(text, *values)
 
 
 def _padded(objects: dict[str, tf.Tensor], rows: int) -> dict[str, tf.Tensor]:

@@ -32,6 +32,7 @@ from keras_cv_lectures.geometry.tiles import cut_window
 from keras_cv_lectures.metadata import Metadata, read_metadata
 from keras_cv_lectures.postprocessing.detection import fitted_size, on_canvas
 from keras_cv_lectures.predicting import as_runner, is_captioner, is_detector, predict
+from keras_cv_lectures.predicting.pictures import resize_picture
 from keras_cv_lectures.preprocessing import resize_example
 from keras_cv_lectures.recipe import Recipe
 from keras_cv_lectures.reporting.pages import EXPORTS, REPORT, refresh_report
@@ -262,7 +263,7 @@ def _picture_reader(
             )
         if fitted:
             small = fitted_size(image.shape[:2], window or fixed)
-            return on_canvas(resize_example({"image": image}, small)["image"], window or fixed)
+            return on_canvas(resize_picture(image, small, antialias=False), window or fixed)
         if window is None:
             return resize_example({"image": image}, fixed)["image"]
         if size is None:

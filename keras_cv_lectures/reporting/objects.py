@@ -169,7 +169,9 @@ def _drawn(objects: Mapping[str, Any], kinds: Sequence[str]) -> dict[str, Any]:
     """An example or a prediction by the names of the arguments of `draw_objects`; of `kinds` what it has."""
     result = {key: objects[key] for key in ("boxes", "labels", "scores") if key in objects}
     if "keypoints" in kinds and "keypoints" in objects:
-        result["keypoints"] = objects["keypoints"]
+        result["keypoints"] = np.array(objects["keypoints"])
+        if "scores" in objects:  # Those found are all drawn: the height of a peak has no zero that means anything.
+            result["keypoints"][..., 2] = 1
     if "masks" in kinds and "mask_windows" in objects:
         result["masks"] = (objects["mask_pixels"], objects["mask_windows"])
     elif "masks" in kinds and "instance_masks" in objects:

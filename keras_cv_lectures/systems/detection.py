@@ -76,6 +76,7 @@ def _detection(fields: tuple[str, ...] = (), **more: Any) -> Recipe:
         "context": lambda config, options, names: {
             "sizes": _sizes(more["build"], config),
             "max_objects": options.max_objects,
+            "max_detections": _settings(more["build"], config)["max_detections"],
             "masks": "masks" in fields,
             "keypoints": "keypoints" in fields,
         },
@@ -128,10 +129,15 @@ def _check_objects(source, learned: Mapping[str, tuple[str, ...]], name: str) ->
 
 def _sizes(build: Callable[..., Any], config: Mapping[str, Any]) -> tuple[int, float] | None:
     """(min_size, max_size) of the network that `build` makes of `config`; None: pictures keep their size."""
-    defaults = {name: parameter.default for name, parameter in inspect.signature(build).parameters.items()}
-    settings = {**defaults, **VARIANT_DEFAULTS.get(str(config.get("variant")), {}), **config}
+    settings = _settings(build, config)
     smallest, largest = settings["min_size"], settings["max_size"]
     return None if smallest is None else (smallest, math.inf if largest is None else largest)
+
+
+def _settings(build: Callable[..., Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """What `build` is called with for `config`, its defaults among them."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(build).parameters.items()}
+    return {**defaults, **VARIANT_DEFAULTS.get(str(config.get("variant")), {}), **config}
 
 
 def _agreement(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:

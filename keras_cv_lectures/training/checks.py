@@ -12,9 +12,10 @@ import tensorflow as tf
 
 from keras_cv_lectures.data import Source
 from keras_cv_lectures.data.headers import picture_sizes
+from keras_cv_lectures.data.objects import without_sides
 from keras_cv_lectures.errors import DataError, KcvlWarning, ModelError
 from keras_cv_lectures.metadata import read_metadata
-from keras_cv_lectures.preprocessing import resize_rule
+from keras_cv_lectures.preprocessing import Augmentation, resize_rule
 from keras_cv_lectures.recipe import Recipe, TrainingOptions
 from keras_cv_lectures.text import SPECIAL_WORDS
 from keras_cv_lectures.training.callbacks import STATE
@@ -130,6 +131,14 @@ def warn_of_cut_pictures(source: Source, sizes: tuple[int, float] | None, canvas
     )
 
 
+def warn_of_unmirrored_keypoints(source: Source, augmentation: Augmentation) -> None:
+    """Says so where pictures of `source` are mirrored and none of their keypoints changes places with another."""
+    mirrored = augmentation.flip > 0 or augmentation.flip_vertical > 0
+    known = augmentation.keypoint_flip is not None or list(source.keypoint_flip) != sorted(source.keypoint_flip)
+    if mirrored and not known and (said := without_sides(source.keypoint_names)):
+        warnings.warn(f"{source.name}: {said}", KcvlWarning, stacklevel=3)
+
+
 __all__ = [
     "check_folder",
     "check_options",
@@ -138,4 +147,5 @@ __all__ = [
     "check_sources",
     "check_words",
     "warn_of_cut_pictures",
+    "warn_of_unmirrored_keypoints",
 ]

@@ -32,6 +32,7 @@ from keras_cv_lectures.training.checks import (
     check_sources,
     check_words,
     warn_of_cut_pictures,
+    warn_of_unmirrored_keypoints,
 )
 from keras_cv_lectures.training.features import trained_on_features
 from keras_cv_lectures.training.multiworker import repair_fit
@@ -125,6 +126,8 @@ def train(
     if chief and "boxes" in recipe.keys:
         warn_of_cut_pictures(train_source, recipe.context(config, options, classes)["sizes"], options.input_size)
     augment = Augmentation(**{**recipe.augmentation, **(augmentation or {})})
+    if chief and "keypoints" in recipe.keys:
+        warn_of_unmirrored_keypoints(train_source, augment)
     if train_source.keypoint_flip and augment.keypoint_flip is None:
         augment = dataclasses.replace(augment, keypoint_flip=tuple(train_source.keypoint_flip))
 

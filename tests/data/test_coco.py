@@ -141,6 +141,35 @@ def test_keypoints_with_absent_ones_and_their_mirror(coco):
     assert keypoint_flip(["left_eye", "mouth"]) == (0, 1)
 
 
+@pytest.mark.parametrize(("names", "told"), [(["nose", "l_eye", "r_eye"], 0), (["tip", "middle", "base"], 1)])
+def test_the_doctor_says_which_keypoints_no_mirror_exchanges(coco, names, told):
+    categories = [{"id": 7, "name": "face", "keypoints": names}]
+    path, images = coco(annotation(1, keypoints=[3.5, 2, 2, 4, 1, 1, 5, 2, 2]), categories=categories)
+    found = [warning for warning in doctor(f"coco:{path},{images}").warnings if "no keypoint of" in warning]
+    assert len(found) == told
+    assert all("tip, middle, base" in warning and "keypoint_flip" in warning for warning in found)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("l_eye", "r_eye", "nose"), (1, 0, 2)),
+        (("nose", "L_Eye", "R_Eye"), (0, 2, 1)),
+        (("eye_L", "ear_L", "eye_R", "ear_R"), (2, 3, 0, 1)),
+        (("leftEye", "rightEye"), (1, 0)),
+        (("lEye", "rEye", "RWrist", "LWrist"), (1, 0, 3, 2)),
+        (("eye-l-1", "eye-l-2", "eye-r-1", "eye-r-2"), (2, 3, 0, 1)),
+        (("lefteye", "righteye"), (1, 0)),
+        (("lip", "rip"), (0, 1)),  # No side, but words that begin so.
+        (("upright", "upleftmost"), (0, 1)),
+        (("l_eye", "L eye", "r_eye"), (0, 1, 2)),  # Which of two is meant is not known.
+    ],
+    ids=str,
+)
+def test_keypoints_change_places_by_the_sides_in_their_names(names, expected):
+    assert keypoint_flip(names) == expected
+
+
 def test_objects_without_size_or_pixels_are_left_out_and_named(coco):
     wrong = [
         annotation(2, bbox=[3, 1, 0, 2], segmentation=RUNS),

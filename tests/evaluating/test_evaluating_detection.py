@@ -253,8 +253,21 @@ def test_many_objects_are_more_than_cocos_hundred(caplog):
     with caplog.at_level("INFO"):
         assert evaluate_detection(runner, source).scores["boxes"]["ap50"] < 0.6
     assert "a picture has 192 objects of one class" in caplog.text
+    assert "finds at most" not in caplog.text
     scores = evaluate_detection(runner, source, max_detections=400).scores["boxes"]
     assert (scores["ap50"], scores["ar_400"], scores["voc_ap50"]) == (1.0, 1.0, 1.0)
+
+
+def test_more_objects_than_the_detector_has_room_for_are_told(caplog):
+    """It has room for 12; looking at more detections than it gives would not help."""
+    boxes = [(0, (x, y, x + 4, y + 4)) for x in range(0, 80, 5) for y in range(0, 60, 5)]  # 192
+    runner = runner_of([[(*row, 0.9) for row in boxes[:12]]])
+    with caplog.at_level("INFO"):
+        evaluate_detection(runner, source_of([boxes[:12]]))
+        assert "finds at most" not in caplog.text
+        evaluate_detection(runner, source_of([boxes]))
+    assert "a picture has 192 objects, and the detector finds at most 12. Build it with max_detections=" in caplog.text
+    assert "evaluate_detection(..., max_detections" not in caplog.text
 
 
 def test_without_pycocotools_pascal_vocs_precision_is_there(monkeypatch):

@@ -27,7 +27,7 @@ from keras_cv_lectures.postprocessing.detection import (
         ((600, 800), (320, 320), (240, 320)),
         ((320, 320), (320, 320), (320, 320)),
         ((3, 1000), (64, 64), (1, 64)),  # never nothing
-        ((33, 77), (96, 128), (55, 128)),  # 54.86 rows
+        ((33, 77), (96, 128), (54, 128)),  # 54.86 rows
     ],
     ids=str,
 )
@@ -80,12 +80,32 @@ def test_a_picture_without_objects_is_normal():
         "scores": (0,),
         "labels": (0,),
         "masks": (0, 4, 4),
+        "mask_boxes": (0, 4),
         "keypoints": (0, 1, 3),
     }
     pixels, windows = paste_masks(found["masks"], found["boxes"], (40, 30))
     assert (pixels.shape, windows.shape) == ((0,), (0, 4))
     assert not instance_map([], windows, (4, 3)).any()
     assert coco_annotations(found, (40, 30), crops=([], windows)) == []
+
+
+def test_objects_on_the_empty_canvas_are_no_objects_and_masks_keep_their_place_at_its_edge():
+    """The picture has 10 x 10 pixels of a canvas of 20 x 20; the second object lies beyond, the third on its edge."""
+    outputs = {
+        "boxes": np.float32([[[0, 0, 4, 4], [12, 2, 18, 8], [4, 2, 16, 8]]]),
+        "scores": np.float32([[0.9, 0.8, 0.7]]),
+        "labels": np.int32([[0, 1, 2]]),
+        "count": np.int32([3]),
+        "masks": np.zeros((1, 3, 6, 6), np.float32),
+    }
+    outputs["masks"][0, 2, :, :3] = 1  # the left half, x from 4 to 10, which is all there is in the picture
+    found = detected_objects(outputs, 0, (10, 10))
+    np.testing.assert_array_equal(found["labels"], [0, 2])
+    np.testing.assert_array_equal(found["boxes"], [[0, 0, 4, 4], [4, 2, 10, 8]])
+    np.testing.assert_array_equal(found["mask_boxes"], [[0, 0, 4, 4], [4, 2, 16, 8]])
+    pasted = unpack_masks(*paste_masks(found["masks"], found["mask_boxes"], (10, 10)), (10, 10))[1]
+    assert pasted[3:7, 5:10].all()  # spread over the cut box it would end at x = 7
+    assert not pasted[:, :4].any()
 
 
 def test_order_is_restored_and_padding_left_out():
@@ -144,5 +164,6 @@ def test_records_are_cocos():
     np.testing.assert_array_equal(mask, unpack_masks(pixels, windows, (40, 30))[0])
     assert first["area"] == mask.sum()
     assert (first["keypoints"], first["num_keypoints"], first["keypoint_scores"]) == ([12, 16, 2], 1, [0.5])
-    assert (second["keypoints"], second["num_keypoints"]) == ([0, 0, 0], 0)  # a score below 0 is not seen
+    # Nor does a score below 0 say that a point is not there.
+    assert (second["keypoints"], second["num_keypoints"], second["keypoint_scores"]) == ([3, 2, 2], 1, [-2])
     assert coco_annotations(found, (40, 30))[1]["area"] == 18 * 40

@@ -10,11 +10,14 @@ import tensorflow as tf
 from keras import ops
 from PIL import Image
 
+from keras_cv_lectures.data.source import Source
 from keras_cv_lectures.errors import PictureError
 from keras_cv_lectures.geometry.rle import rle_decode
 from keras_cv_lectures.metadata import Metadata
 from keras_cv_lectures.predicting import DetectionResult, SegmentationResult, is_detector, predict, predict_tiled
 from keras_cv_lectures.predicting.tiled import as_runner
+from keras_cv_lectures.preprocessing.detection import detection_example
+from keras_cv_lectures.reporting.exports import _picture_reader
 from keras_cv_lectures.runners import Runner
 
 NAMES = ("dark", "bright")
@@ -137,6 +140,46 @@ def test_pictures_share_a_batch_where_the_file_takes_one_size(stored):
     for picture, result in zip(pictures, predict(spy, iter(pictures), batch_size=2), strict=True):
         np.testing.assert_array_equal(result.boxes, predict(runner, picture).boxes)
     assert seen == [(1, 48, 64, 3), (2, 48, 64, 3), (1, 48, 64, 3)]  # the first tells what the file gives
+
+
+@pytest.mark.parametrize("size", [(97, 131), (40, 59), (20, 30)], ids=str)
+def test_a_detector_of_one_size_sees_pictures_as_in_training(size):
+    """Detections and the calibration in 8 bits: not filtered, rounded down to the same size."""
+    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    example = {"image": picture, "boxes": np.float32([[1, 1, 9, 9]]), "labels": np.int32([0])}
+    trained = detection_example(example, canvas=(48, 64), sizes=(48, 64))
+    height, width = trained["size"].numpy()
+    expected = (trained["image"].numpy() + 0.5).astype(np.uint8)[:height, :width]
+    seen = []
+
+    def run(images):
+        seen[:] = [images[0]]  # The first it sees tells what the file gives.
+        return _fake([0]).run(images)
+
+    predict(dataclasses.replace(_fake([0]), run=run, input_shape=(48, 64, 3)), picture)
+    source = Source(name="test", ids=("a",), read=lambda index: example, classes=("x",), colors=((1, 1, 1),))
+    seen.append(_picture_reader(source, (None, 48, 64, 3), None, None, (0, 0), True)(0))
+    for found in seen:
+        assert found.shape == (48, 64, 3)
+        np.testing.assert_array_equal(found[:height, :width], expected)
+        assert (found[height:] == (124, 116, 104)).all()
+        assert (found[:, width:] == (124, 116, 104)).all()
+
+
+def test_masks_are_pasted_where_their_whole_boxes_lie():
+    boxes, masks = np.float32([[40, 10, 60, 30]]), np.zeros((1, 4, 4), np.float32)
+    masks[..., :2] = 1  # the left half of a box that is 40 wide: all that lies in the picture
+    fields = {"boxes": boxes, "mask_probabilities": masks, "keypoints": None, "scores": np.float32([0.9])}
+    whole = _result(**fields, mask_boxes=np.float32([[40, 10, 80, 30]]), labels=np.int32([0]))
+    assert (whole.above(0.5).instance_map()[12:28, 42:58] == 1).all()
+    assert not _result(**fields, labels=np.int32([0])).instance_map()[:, 54:].any()  # squeezed into the cut box
+
+
+def test_points_with_scores_below_nought_are_drawn_too():
+    points = np.float32([[[9, 9, -3]], [[25, 20, 1]], [[3, 3, 1]]])
+    settings = {"tags": False, "enlarge": False, "alpha": 0.0}
+    drawn, left_out = _result(keypoints=points).draw(**settings), _result(keypoints=None).draw(**settings)
+    assert (drawn[9, 9] != left_out[9, 9]).any()
 
 
 def test_a_folder_grey_pictures_and_pictures_without_objects(stored, tmp_path):

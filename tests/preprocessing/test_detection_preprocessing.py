@@ -16,6 +16,7 @@ from keras_cv_lectures.preprocessing import (
     detection_example,
     resize_rule,
 )
+from keras_cv_lectures.preprocessing.detection import _Surplus
 
 OBJECTS = ("image", "boxes", "labels", "keypoints")
 
@@ -367,6 +368,17 @@ def test_the_largest_objects_are_kept_and_it_is_logged_once(caplog):
     lines = [record.getMessage() for record in caplog.records if "max_objects" in record.getMessage()]
     assert len(lines) == 1
     assert "3 objects, but max_objects=2" in lines[0]
+
+
+@pytest.mark.parametrize(("findable", "lines"), [(2, 1), (3, 0), (None, 0)])
+def test_pictures_with_more_objects_than_the_detector_finds_are_told_and_kept(caplog, findable, lines):
+    keep = _Surplus(4, findable)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            np.testing.assert_array_equal(keep({"boxes": tf.constant(BOXES, tf.float32)})["boxes"], BOXES)
+    told = [record.getMessage() for record in caplog.records if "max_detections=2" in record.getMessage()]
+    assert len(told) == lines
+    assert all("3 objects, but the detector finds at most" in line for line in told)
 
 
 def test_masks_and_keypoints_are_optional():

@@ -14,10 +14,11 @@ from kcvl.training import choose_input_size
 from keras_cv_lectures.data import shapes_source
 from keras_cv_lectures.errors import DataError, KcvlWarning
 from keras_cv_lectures.evaluating import detection
+from keras_cv_lectures.preprocessing import Augmentation
 from keras_cv_lectures.preprocessing.detection import detection_example
 from keras_cv_lectures.systems import SYSTEMS
 from keras_cv_lectures.training import train
-from keras_cv_lectures.training.checks import warn_of_cut_pictures
+from keras_cv_lectures.training.checks import warn_of_cut_pictures, warn_of_unmirrored_keypoints
 
 RECIPE = SYSTEMS["faster_rcnn"]
 
@@ -122,3 +123,31 @@ def test_pictures_that_the_canvas_cuts_are_counted(tmp_path, config, canvas, wor
     sizes = RECIPE.context(RECIPE.fit_config(config, options, source), options, ())["sizes"]
     with pytest.warns(KcvlWarning, match=words) if words else contextlib.nullcontext():
         warn_of_cut_pictures(source, sizes, canvas)
+
+
+@pytest.mark.parametrize(
+    ("names", "own", "augmentation", "told"),
+    [
+        (("tip", "base"), (0, 1), {"flip": 0.5}, True),
+        (("tip", "base"), (), {"flip_vertical": 0.5}, True),
+        (("tip", "base"), (0, 1), {"flip": 0.0}, False),
+        (("tip", "base"), (0, 1), {"flip": 0.5, "keypoint_flip": (0, 1)}, False),
+        (("tip", "base"), (1, 0), {"flip": 0.5}, False),  # The data say so themselves.
+        (("eye_l", "eye_r"), (1, 0), {"flip": 0.5}, False),
+        (("tip",), (0,), {"flip": 0.5}, False),
+    ],
+)
+def test_keypoints_that_no_mirror_exchanges_are_told(source, names, own, augmentation, told):
+    source = dataclasses.replace(source, keypoint_names=names, keypoint_flip=own)
+    message = "no keypoint of tip, base has a partner.*keypoint_flip=.*says that there are no sides"
+    with pytest.warns(KcvlWarning, match=message) if told else contextlib.nullcontext():
+        warn_of_unmirrored_keypoints(source, Augmentation(**augmentation))
+
+
+def test_a_training_with_keypoints_without_sides_says_so(source, tmp_path):
+    """Before it finds that the detector has no classes."""
+    recipe = SYSTEMS["keypoint_rcnn"]
+    odd = dataclasses.replace(source, keypoint_names=tuple("abcde"), keypoint_flip=(0, 1, 2, 3, 4))
+    config = {**recipe.smoke, "variant": "v9"}
+    with pytest.warns(KcvlWarning, match="no keypoint of a, b, c, d, e"), pytest.raises(ValueError, match="variant"):
+        train(recipe, odd, None, out=tmp_path / "run", config=config, options=recipe.smoke_options)

@@ -21,7 +21,7 @@ from keras_cv_lectures.evaluating import (
 from keras_cv_lectures.exporting import export_saved_model, export_tflite, update_card
 from keras_cv_lectures.exporting.detector_files import with_labels
 from keras_cv_lectures.exporting.tflite import MIN_EXAMPLES as MIN_CALIBRATION
-from keras_cv_lectures.files import write_json
+from keras_cv_lectures.files import digest, write_json
 from keras_cv_lectures.geometry.tiles import cut_window
 from keras_cv_lectures.metadata import Metadata, read_metadata
 from keras_cv_lectures.postprocessing.detection import fitted_size, on_canvas
@@ -30,7 +30,7 @@ from keras_cv_lectures.preprocessing import resize_example
 from keras_cv_lectures.recipe import Recipe
 from keras_cv_lectures.reporting.pages import EXPORTS, REPORT, refresh_report
 from keras_cv_lectures.reporting.runs import harmless_spec, read_json, run_of, validation_source
-from keras_cv_lectures.runners import load_keras_model, load_runner
+from keras_cv_lectures.runners import keras_file, load_keras_model, load_runner
 from keras_cv_lectures.systems import SYSTEMS
 from keras_cv_lectures.visualize.sections import FILE_SCORES
 
@@ -152,7 +152,7 @@ def export_run(
         "label_agreement": result.label_agreement,
         "operators_ok": True if file_format == "tflite" else None,
     }
-    return {**row, "report": _keep_row(Path(run["folder"]), row, recipe, run) if run else None}
+    return {**row, "report": _keep_row(Path(run["folder"]), row, keras_file(path), recipe, run) if run else None}
 
 
 def _window(context: Callable | None, size: _Pair | None) -> tuple[_Pair | None, _Pair]:
@@ -267,11 +267,16 @@ def _score_file(path: Path, source: Source | None, progress) -> tuple[dict[str, 
     return {name: float(evaluation.scores[name]) for name in ("mean_iou", "pixel_accuracy")}, source.name
 
 
-def _keep_row(folder: Path, row: dict[str, Any], recipe: Recipe | None, run) -> Path | None:
-    """Notes an export in the run folder, by a path that holds when the folder is moved. Returns the report."""
-    file = Path(os.path.abspath(row["file"]))
+def _keep_row(folder: Path, row: dict[str, Any], model: Path, recipe: Recipe | None, run) -> Path | None:
+    """Notes an export of `model` in the run folder, by paths that hold when the folder is moved. Returns the report."""
     root = Path(os.path.abspath(folder))
-    row = {**row, "file": file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file)}
+
+    def kept(path: str | Path) -> str:
+        path = Path(os.path.abspath(path))
+        return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+    # A training that is continued may replace the model.
+    row = {**row, "file": kept(row["file"]), "model": kept(model), "model_digest": digest(model)}
     rows = [r for r in read_json(folder / EXPORTS).get("rows", []) if r["file"] != row["file"]]
     write_json(folder / EXPORTS, {"rows": [*rows, row]})
     if recipe is None or not (folder / REPORT).exists():

@@ -54,22 +54,6 @@ def harmless_spec(spec: str) -> str:
     return f"{parsed.kind}:{','.join([*parsed.names, *options])}"
 
 
-def picture_root(source: Source) -> str | None:
-    """The folder that all pictures of `source` lie in; None for generated ones."""
-    if source.files is None:
-        return None
-    return os.path.commonpath({os.path.abspath(source.files(i)[0].parent) for i in range(len(source))})
-
-
-def count_trained_on(run: dict[str, Any], source: Source) -> int:
-    """How many pictures of `source` the run was trained on, by their names and the folder they lie in."""
-    ids, root = set(run.get("train_ids", ())), run.get("train_root")
-    same = [i for i, name in enumerate(source.ids) if name in ids]
-    if source.files is None or "train_root" not in run:
-        return len(same)
-    return sum(root is not None and Path(os.path.abspath(source.files(i)[0])).is_relative_to(root) for i in same)
-
-
 def validation_source(run) -> Source | None:
     """The pictures that a run was validated on, or None where there were none or they are gone, which is logged."""
     spec = run.get("val_data")

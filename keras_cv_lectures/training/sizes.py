@@ -43,7 +43,8 @@ def choose_input_size(
     one_size = fitted or recipe.needs_one_size({**recipe.config, **(config or {})})
     if options.input_size is not None or (options.crop_size is not None and not one_size):
         return options, ""
-    if "image" not in source[0]:  # An encoder has said already what is in the pictures.
+    # An encoder may have said already what is in the pictures.
+    if source.files is None and "image" not in source[0]:
         return options, ""
     sizes = picture_sizes(source)
     height, width = max(sizes, key=sizes.get)  # Of equally frequent ones the first picture's.

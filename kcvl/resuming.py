@@ -116,7 +116,10 @@ def resumption(out: Path, options: TrainingOptions) -> str:
         return f"patience={options.patience} ended it after epoch {done}; --set patience={options.epochs} would go on"
     if done < options.epochs:
         return f"continuing after epoch {done}"
-    return f"all {options.epochs} epochs are done already; --set epochs={2 * options.epochs} would go on"
+    advice = f"--set epochs={2 * done} would go on"
+    if options.schedule != "constant":  # The schedule of a longer training has not come as far.
+        advice += f", its learning rate raised again to that of epoch {done + 1} of {2 * done}"
+    return f"all {done} epochs are done already; {advice}"
 
 
 def _tuples(value: Any) -> Any:

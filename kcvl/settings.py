@@ -45,6 +45,7 @@ def parse_settings(recipe: Recipe, settings: Sequence[str]) -> tuple[dict, Train
     fields = {field.name: field for field in dataclasses.fields(Augmentation)}
     try:
         config, options, augmentation = split_settings(recipe, values, fields)
+        options = {name: _word(name, value) for name, value in options.items()}
         _check_kinds(TrainingOptions, options)
         _check_kinds(Augmentation, augmentation)
         Augmentation(**{**recipe.augmentation, **augmentation})
@@ -127,6 +128,11 @@ def value_of(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return {"true": True, "false": False, "none": None}.get(text.lower(), text)
+
+
+def _word(option: str, value: Any) -> Any:
+    """`none` as the word that it is where an option takes words and never nothing."""
+    return "none" if value is None and typing.get_type_hints(TrainingOptions)[option] is str else value
 
 
 def _check_kinds(fields: type, values: Mapping[str, Any]) -> None:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
 
 from kcvl.parser import UsageError
 from kcvl.resuming import check_same_network, check_same_pictures, continued, earlier_run, resumption, validation_of
@@ -17,7 +14,6 @@ from kcvl.settings import find_recipe, output_folder, own_words, parse_settings
 from kcvl.terminal import Progress, next_steps, quoted, say, wrote
 from kcvl.text import count_text, scores_table
 from keras_cv_lectures.data import Source, has_splits, open_source
-from keras_cv_lectures.data.headers import picture_sizes
 from keras_cv_lectures.data.spec_text import parse_spec
 from keras_cv_lectures.data.specs import splits_of
 from keras_cv_lectures.errors import DataError
@@ -36,8 +32,8 @@ from keras_cv_lectures.systems import SYSTEMS
 from keras_cv_lectures.training import make_strategy, train, train_staged
 from keras_cv_lectures.training.callbacks import BEST, HISTORY
 from keras_cv_lectures.training.checks import check_folder, check_replicas, check_sources
+from keras_cv_lectures.training.sizes import choose_input_size
 
-LONGEST_SIDE = 512
 _HELD_OUT = 0.15
 
 
@@ -79,8 +75,7 @@ def run_train(arguments: argparse.Namespace) -> int:
         )
     other_pictures = check_same_pictures(folders[0], earlier, train_source, val_source) if earlier else ""
     channels = train_source[0]["image"].shape[-1]
-    one_size = detector or recipe.needs_one_size({**recipe.config, **config})
-    options, sizes_note = choose_input_size(train_source, options, one_size=one_size, fitted=detector)
+    options, sizes_note = choose_input_size(recipe, train_source, options, config, written="--set {}=HEIGHTxWIDTH")
     strategy = make_strategy(arguments.strategy)
     _check_with_strategy(recipe, options, strategy, val_source, len(classes))
 
@@ -189,39 +184,6 @@ def open_training_data(
         source.subset(others, f"{source.name} (first {len(others)})"),
         source.subset(held_out, f"{source.name} (last {len(held_out)})"),
         spec if complete else f"{absolute_spec(spec)},split={only}",
-    )
-
-
-def choose_input_size(
-    source: Source, options: TrainingOptions, *, one_size: bool = False, fitted: bool = False
-) -> tuple[TrainingOptions, str]:
-    """Options with an input size, and a line for the user where it was chosen for them.
-
-    Neither `input_size` nor `crop_size` given: the most frequent size of the pictures, shrunk to 512 pixels on the
-    longer side. With `crop_size` none, but for a network that needs `one_size` to validate on: the most frequent.
-    Pictures are stretched to it or, `fitted`, keep their aspect.
-    """
-    if options.input_size is not None or (options.crop_size is not None and not one_size):
-        return options, ""
-    sizes = picture_sizes(source)
-    height, width = max(sizes, key=sizes.get)  # Of equally frequent ones the first picture's.
-    factor = 1.0 if options.crop_size else min(1.0, LONGEST_SIDE / max(height, width))
-    chosen = max(1, round(height * factor)), max(1, round(width * factor))
-    options = dataclasses.replace(options, input_size=chosen)
-    if len(sizes) == 1:
-        if factor == 1:
-            return options, ""
-        return options, (
-            f"Note: pictures of {height}x{width} are shrunk to {chosen[0]}x{chosen[1]}; --set "
-            "input_size=HEIGHTxWIDTH chooses another size."
-        )
-    smallest, largest = min(sizes, key=np.prod), max(sizes, key=np.prod)
-    brought = "fitted into" if fitted else "stretched to"
-    windows = "; --set crop_size=HEIGHTxWIDTH trains on windows of pictures at their own size" if not one_size else ""
-    return options, (
-        f"Warning: the pictures have {len(sizes)} sizes, {smallest[0]}x{smallest[1]} to {largest[0]}x{largest[1]} "
-        f"(height x width). All are {brought} {chosen[0]}x{chosen[1]}, after the most frequent one. --set "
-        f"input_size=HEIGHTxWIDTH chooses another size{windows}."
     )
 
 

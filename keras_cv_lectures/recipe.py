@@ -18,8 +18,9 @@ class TrainingOptions:
     Attributes:
         epochs: passes over the training pictures.
         batch_size: pictures a step, over all replicas and workers.
-        input_size: (height, width) that pictures are resized to, or None for their own size (then `crop_size` must be
-            set unless all pictures have one size).
+        input_size: (height, width) that pictures are resized to. None with `crop_size` is their own size, except for
+            detectors and valid convolutions; otherwise it is the size that most of them have, shrunk to 512 pixels on
+            the longer side.
         crop_size: (height, width) of random crops taken for training, or None to train on whole pictures.
         optimizer: "adamw", "adam", "sgd" (Nesterov off) or "rmsprop" (as Show, Attend and Tell has it on Flickr8k: 0.95
             running means of gradient and square, centred, momentum 0.9).
@@ -44,7 +45,8 @@ class TrainingOptions:
             own and batches of similar length.
         min_count: how often a word must occur in the captions to be in a captioner's vocabulary.
         cache_features: folder where what a captioner's frozen encoder says of the pictures is kept, computed once and
-            trained on instead of the pictures, which are not augmented then; None for pictures.
+            trained on instead of the pictures, which are not augmented then (`run.json` keeps the augmentation of a
+            training that goes on without the folder); None for pictures.
         vocabulary: file of the vocabulary (`kcvl vocab`), or the folder of a run that has it; None builds one from the
             training captions.
         steps_per_epoch: None for one pass over the pictures.
@@ -175,7 +177,8 @@ class Recipe:
         epoch_score_names: all names that `epoch_scores` may give.
         epoch_evaluate: `evaluate` without what only a last evaluation needs, for the epochs of a training; None where
             there is no such thing.
-        unused: training options that have no effect on the system, and are refused where they are changed.
+        unused: training options and fields of the augmentation that have no effect on the system, and are refused where
+            they are changed.
         check_score: raises a `ValueError` for one of `epoch_score_names` that `epoch_scores` will not give.
         check_source: raises a `DataError` for a source whose examples lack what the system learns.
         agreement: (outputs of one file, outputs of another) for the same pictures -> share of equal answers, 0..1.

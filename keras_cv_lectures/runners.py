@@ -120,19 +120,28 @@ def load_runner(model_or_path: keras.Model | str | os.PathLike, *, threads: int 
     return _keras_runner(load_keras_model(path), metadata, path, optimize)
 
 
+def keras_file(path: str | os.PathLike) -> Path:
+    """`best.keras` (else `last.keras`) of a run folder; any other path as it is.
+
+    Raises:
+        ModelError: the folder has neither.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    found = next((file for file in (path / "best.keras", path / "last.keras") if file.is_file()), None)
+    if found is None:
+        raise ModelError(f"{path} holds neither best.keras, last.keras nor saved_model.pb. Expected {EXPECTED}.")
+    return found
+
+
 def load_keras_model(path: str | os.PathLike) -> keras.Model:
     """Loads a `.keras` file, or `best.keras` (else `last.keras`) of a run folder. Code inside a file is never run.
 
     Raises:
         ModelError: the file is missing, damaged, or not a Keras 3 model.
     """
-    path = Path(path)
-    if path.is_dir():
-        candidates = [path / "best.keras", path / "last.keras"]
-        found = next((c for c in candidates if c.is_file()), None)
-        if found is None:
-            raise ModelError(f"{path} holds neither best.keras, last.keras nor saved_model.pb. Expected {EXPECTED}.")
-        path = found
+    path = keras_file(path)
     if path.suffix != ".keras":
         raise ModelError(
             f"{path} is not a model that can be run. Expected {EXPECTED}. A model in another Keras format must be "

@@ -368,7 +368,10 @@ def test_a_continued_run_keeps_the_pictures_that_it_was_validated_on(tmp_path):
 def test_resume_says_that_nothing_was_begun_or_all_is_done(trained, tmp_path):
     assert resuming.resumption(tmp_path, TrainingOptions()).startswith("there is no checkpoint")
     done = resuming.resumption(Path("run"), TrainingOptions(epochs=1))
-    assert done == "all 1 epochs are done already; --set epochs=2 would go on"
+    assert done == (
+        "all 1 epochs are done already; --set epochs=2 would go on, its learning rate raised again to that of epoch 2 "
+        "of 2"
+    )
     state = {"epochs_done": 2, "best": 0.5, "history": [{"epoch": k, "val_mean_iou": 0.5} for k in (1, 2)]}
     (tmp_path / "ended" / "checkpoint").mkdir(parents=True)
     (tmp_path / "ended" / "checkpoint" / "state.json").write_text(json.dumps(state))
@@ -617,20 +620,22 @@ def test_input_size_is_the_most_frequent_one(tmp_path):
     Image.new("RGB", (40, 48)).save(tmp_path / "images" / "p1.png", exif=turned)  # Seen as 40 high, 48 wide.
     source = open_source(f"folder:{tmp_path}/images,{tmp_path}/masks")
     assert picture_sizes(source) == {(300, 600): 1, (40, 48): 3}
-    options, note = training.choose_input_size(source, TrainingOptions())
+    unet = SYSTEMS["unet"]
+    written = {"written": "--set {}=HEIGHTxWIDTH"}
+    options, note = training.choose_input_size(unet, source, TrainingOptions(), **written)
     assert options.input_size == (40, 48)
     assert note.startswith(
         "Warning: the pictures have 2 sizes, 40x48 to 300x600 (height x width). All are stretched to"
     )
     assert "--set crop_size=" in note
-    assert training.choose_input_size(source, TrainingOptions(crop_size=(32, 32)))[0].input_size is None
-    assert training.choose_input_size(source, TrainingOptions(input_size=(8, 8))) == (
+    assert training.choose_input_size(unet, source, TrainingOptions(crop_size=(32, 32)))[0].input_size is None
+    assert training.choose_input_size(unet, source, TrainingOptions(input_size=(8, 8))) == (
         TrainingOptions(input_size=(8, 8)),
         "",
     )
     crops = TrainingOptions(crop_size=(32, 32))
-    assert training.choose_input_size(source, crops, one_size=True)[0].input_size == (40, 48)
-    options, note = training.choose_input_size(source.subset([0]), TrainingOptions())
+    assert training.choose_input_size(unet, source, crops, {"variant": "paper"})[0].input_size == (40, 48)
+    options, note = training.choose_input_size(unet, source.subset([0]), TrainingOptions(), **written)
     assert (options.input_size, note.startswith("Note: pictures of 300x600 are shrunk")) == ((256, 512), True)
 
 

@@ -21,7 +21,7 @@ import keras_cv_lectures as kcvl
 from kcvl import main
 from keras_cv_lectures import files
 from keras_cv_lectures.data import doctor, shapes_source
-from keras_cv_lectures.errors import DataError, ModelError
+from keras_cv_lectures.errors import DataError, KcvlWarning, ModelError
 from keras_cv_lectures.metadata import Metadata
 from keras_cv_lectures.recipe import TrainingOptions
 from keras_cv_lectures.systems import SYSTEMS
@@ -72,9 +72,10 @@ def stored(model, tmp_path_factory):
 def fit(spec, out):
     """Trains one epoch of a tiny network; the validation data are the training data."""
     source = kcvl.open_source(spec)
-    run = kcvl.train(
-        SYSTEMS["unet"], source, source, out=out, config={"filters": 2, "depth": 1}, options=OPTIONS, verbose=0
-    )
+    with pytest.warns(KcvlWarning, match="pictures to validate on are trained on, too"):
+        run = kcvl.train(
+            SYSTEMS["unet"], source, source, out=out, config={"filters": 2, "depth": 1}, options=OPTIONS, verbose=0
+        )
     assert np.isfinite([row["loss"] for row in run.history]).all()
     return run
 

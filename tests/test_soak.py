@@ -54,7 +54,7 @@ def test_memory_is_flat_over_200_epochs(tmp_path):
     run = train(
         SYSTEMS["unet"],
         source,
-        source.subset(range(2)),
+        shapes_source(2, size=SIZE, seed=1),
         out=tmp_path / "run",
         config={"filters": 2, "depth": 1},
         options=TrainingOptions(epochs=200, batch_size=4, input_size=SIZE, warmup_epochs=0),

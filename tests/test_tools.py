@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import pytest
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
@@ -28,6 +29,22 @@ def test_every_tool_finds_what_it_imports_and_has_the_options_that_it_shows(tool
     program = (TOOLS / f"{name}.py").read_text(encoding="utf-8")
     missing = [option for option in re.findall(r"--[a-z][a-z-]*", shown) if f'"{option}"' not in program]
     assert not missing
+
+
+def test_the_input_benchmark_measures_the_training_that_its_options_ask_for(tool, monkeypatch):
+    steps = []
+    monkeypatch.setattr(keras.Model, "train_on_batch", lambda model, x, y: steps.append((model, x, y)))
+    options = ["variant=paper", "filters=2", "depth=1", "batch_size=2", "input_size=24x32", "border_weights=true",
+               "optimizer=sgd", "momentum=0.5"]  # fmt: skip
+    words = [word for option in options for word in ("--set", option)]
+    monkeypatch.setattr(sys, "argv", ["input", "shapes:count=6,size=24x32", "--batches", "1", *words])
+    tool("benchmark_input").main()
+    model, x, y = steps[0]
+    # Valid convolutions answer for less than they see; a target is a label and its weight.
+    assert x.shape[1] > y.shape[1] >= 24
+    assert model.compute_output_shape(x.shape)[:3] == tuple(y.shape[:3])
+    assert y.shape[3] == 2
+    assert (type(model.optimizer), model.optimizer.momentum) == (keras.optimizers.SGD, 0.5)
 
 
 def test_functions_take_turns_in_one_process(tool):

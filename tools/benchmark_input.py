@@ -4,13 +4,15 @@
 
 SPEC and --set are those of `kcvl train`, SYSTEM a segmentation; pictures are brought to 180x240 unless input_size says
 otherwise. Measured one after the other, each with the whole machine: the pipeline reads and decodes every picture from
-disk (no cache) and augments it with the recipe's augmentation; the step is forward, backward and update on a batch in
-memory.
+disk (no cache), weighs and augments it as the options and the recipe's augmentation say; the step is forward, backward
+and update on a batch in memory, with the loss and the optimizer of the options.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import math
 import time
 
 import numpy as np
@@ -19,6 +21,9 @@ import keras_cv_lectures as kcvl
 from kcvl.settings import parse_settings
 from keras_cv_lectures.data import open_source, to_dataset
 from keras_cv_lectures.preprocessing import Augmentation
+from keras_cv_lectures.training.checks import check_options
+from keras_cv_lectures.training.loop import weigh_classes
+from keras_cv_lectures.training.optimizers import make_optimizer
 
 
 def main() -> None:
@@ -33,7 +38,12 @@ def main() -> None:
 
     recipe = kcvl.SYSTEMS[arguments.system]
     config, options, augmentation = parse_settings(recipe, arguments.settings)
+    check_options(recipe, options, augmentation)
     source = open_source(arguments.spec, split="train")
+    config = dict(recipe.fit_config({**recipe.config, **config}, options, source))
+    classes, _ = recipe.names(source, options)
+    source = recipe.add_weights(source, options)
+    steps = options.steps_per_epoch or math.ceil(len(source) / options.batch_size)
     batches = recipe.make_batches(
         to_dataset(source, shuffle=True, seed=0, keys=[k for k in recipe.keys if k in source[0]]),
         output_size=options.crop_size or options.input_size,
@@ -42,7 +52,7 @@ def main() -> None:
         augmentation=Augmentation(**{**recipe.augmentation, **augmentation}),
         channels=3,
         drop_remainder=True,
-        context=None,
+        context=recipe.context(config, dataclasses.replace(options, steps_per_epoch=steps), classes),
     )
     iterator = iter(batches)
     for _ in range(5):
@@ -55,11 +65,11 @@ def main() -> None:
 
     if options.precision == "bfloat16":
         keras.config.set_dtype_policy("mixed_bfloat16")
-    model = recipe.build((None, None, 3), len(source.classes), **{**recipe.config, **config})
+    model = recipe.build((None, None, 3), len(classes), **config)
     model.compile(
-        "adamw",
-        loss=recipe.make_loss(options, None),
-        metrics=recipe.make_metrics(len(source.classes)),
+        make_optimizer(options, steps),
+        loss=recipe.make_loss(options, weigh_classes(recipe, source, options)),
+        metrics=recipe.make_metrics(len(classes)) or None,
         jit_compile=False,
     )
     seconds = []

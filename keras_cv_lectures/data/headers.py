@@ -1,4 +1,4 @@
-"""The sizes of a source's pictures from the headers of their files, no picture decoded."""
+"""The sizes of a source's pictures, from the headers of their files where there are files: no picture is decoded."""
 
 from __future__ import annotations
 
@@ -9,24 +9,38 @@ import numpy as np
 from PIL import Image
 
 from keras_cv_lectures.data.source import Source
+from keras_cv_lectures.errors import DataError
 
 _READ = 1000
+_EXAMPLES = 64  # That are read of a source without files: they are decoded, or made, for their size alone.
 _ORIENTATION, _FIRST_TURNED = 0x0112, 5  # EXIF tag; from this value on height and width change places.
 
 
 def picture_sizes(source: Source) -> Counter[tuple[int, int]]:
-    """(height, width) -> number of pictures, from the headers of the files, of a thousand evenly spaced at most."""
-    if source.files is None:
-        return Counter([source[0]["image"].shape[:2]])
-    sizes: Counter[tuple[int, int]] = Counter()
-    for index in np.linspace(0, len(source) - 1, min(len(source), _READ)).astype(int):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                with Image.open(source.files(int(index))[0]) as picture:
-                    width, height = picture.size
-                    turned = picture.getexif().get(_ORIENTATION, 1) >= _FIRST_TURNED
-        except Exception:  # Damaged files raise almost anything; the trainer will name this one.
-            continue
-        sizes[(width, height) if turned else (height, width)] += 1
-    return sizes or Counter([source[0]["image"].shape[:2]])
+    """(height, width) -> number of pictures, of evenly spaced ones.
+
+    A thousand at most, from the headers of the files; of a source without files 64 at most, which are read.
+    """
+    size, most = (_example_size, _EXAMPLES) if source.files is None else (_header_size, _READ)
+    indices = np.linspace(0, len(source) - 1, min(len(source), most)).astype(int)
+    found = [size(source, int(index)) for index in indices]
+    return Counter(each for each in found if each is not None) or Counter([source[0]["image"].shape[:2]])
+
+
+def _example_size(source: Source, index: int) -> tuple[int, int] | None:
+    try:
+        return tuple(source[index]["image"].shape[:2])
+    except DataError:  # The trainer will name this one.
+        return None
+
+
+def _header_size(source: Source, index: int) -> tuple[int, int] | None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(source.files(index)[0]) as picture:
+                width, height = picture.size
+                turned = picture.getexif().get(_ORIENTATION, 1) >= _FIRST_TURNED
+    except Exception:  # Damaged files raise almost anything; the trainer will name this one.
+        return None
+    return (width, height) if turned else (height, width)

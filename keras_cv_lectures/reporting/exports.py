@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from keras_cv_lectures.data import Source, has_splits, open_source
+from keras_cv_lectures.data.trained_on import trained_on
 from keras_cv_lectures.errors import DataError, ModelError
 from keras_cv_lectures.evaluating import (
     CaptionEvaluation,
@@ -26,7 +27,7 @@ from keras_cv_lectures.evaluating import (
 from keras_cv_lectures.exporting import export_saved_model, export_tflite, update_card
 from keras_cv_lectures.exporting.detector_files import with_labels
 from keras_cv_lectures.exporting.tflite import MIN_EXAMPLES as MIN_CALIBRATION
-from keras_cv_lectures.files import write_json
+from keras_cv_lectures.files import digest, write_json
 from keras_cv_lectures.geometry.receptive import receptive_field, window_margin
 from keras_cv_lectures.geometry.tiles import cut_window
 from keras_cv_lectures.metadata import Metadata, read_metadata
@@ -36,15 +37,8 @@ from keras_cv_lectures.predicting.pictures import resize_picture
 from keras_cv_lectures.preprocessing import resize_example
 from keras_cv_lectures.recipe import Recipe
 from keras_cv_lectures.reporting.pages import EXPORTS, REPORT, refresh_report
-from keras_cv_lectures.reporting.runs import (
-    harmless_spec,
-    open_numbered,
-    read_json,
-    run_of,
-    trained_on,
-    validation_source,
-)
-from keras_cv_lectures.runners import load_keras_model, load_runner
+from keras_cv_lectures.reporting.runs import harmless_spec, open_numbered, read_json, run_of, validation_source
+from keras_cv_lectures.runners import keras_file, load_keras_model, load_runner
 from keras_cv_lectures.systems import SYSTEMS
 from keras_cv_lectures.visualize.sections import FILE_SCORES
 
@@ -179,7 +173,7 @@ def export_run(
         "label_agreement": result.label_agreement,
         "operators_ok": True if file_format == "tflite" else None,
     }
-    report = _keep_row(Path(run["folder"]), row, recipe, run) if run else None
+    report = _keep_row(Path(run["folder"]), row, keras_file(path), recipe, run) if run else None
     return {**row, "report": report, "not_scored": not_scored or None}
 
 
@@ -350,11 +344,16 @@ def _score_file(path: Path, evaluate: Callable, source: Source | None, progress)
     return {name: float(evaluation.scores[name]) for name in ("mean_iou", "pixel_accuracy")}, source.name
 
 
-def _keep_row(folder: Path, row: dict[str, Any], recipe: Recipe | None, run) -> Path | None:
-    """Notes an export in the run folder, by a path that holds when the folder is moved. Returns the report."""
-    file = Path(os.path.abspath(row["file"]))
+def _keep_row(folder: Path, row: dict[str, Any], model: Path, recipe: Recipe | None, run) -> Path | None:
+    """Notes an export of `model` in the run folder, by paths that hold when the folder is moved. Returns the report."""
     root = Path(os.path.abspath(folder))
-    row = {**row, "file": file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file)}
+
+    def kept(path: str | Path) -> str:
+        path = Path(os.path.abspath(path))
+        return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+    # A training that is continued may replace the model.
+    row = {**row, "file": kept(row["file"]), "model": kept(model), "model_digest": digest(model)}
     rows = [r for r in read_json(folder / EXPORTS).get("rows", []) if r["file"] != row["file"]]
     write_json(folder / EXPORTS, {"rows": [*rows, row]})
     if recipe is None or not (folder / REPORT).exists():

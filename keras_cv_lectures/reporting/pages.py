@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_cv_lectures.data import Source
 from keras_cv_lectures.evaluating import CaptionEvaluation, DetectionEvaluation, Evaluation, Progress
-from keras_cv_lectures.files import write_json
+from keras_cv_lectures.files import digest, write_json
 from keras_cv_lectures.metadata import metadata_path
 from keras_cv_lectures.predicting import predict
 from keras_cv_lectures.preprocessing import resize_example
@@ -84,7 +84,7 @@ def refresh_report(recipe: Recipe, folder: Path, source: Source | None) -> Path:
         "command": run.get("command", ""),
         "versions": run.get("versions", {}),
         "training options": run.get("options", {}),
-        "augmentation": run.get("augmentation", {}),
+        "augmentation": _augmentation_told(run),
     }
     if run.get("seconds"):
         where = f" on {run['machine']}" if run.get("machine") else ""
@@ -102,6 +102,7 @@ def refresh_report(recipe: Recipe, folder: Path, source: Source | None) -> Path:
         colors=run["colors"],
         metadata=facts,
         history=_history(folder),
+        kept=_kept_told(run),
         exports=list(_export_rows(folder)),
         notes=about_scores if evaluation else (),
     )
@@ -207,6 +208,20 @@ def _examples(runner: Runner, source: Source, evaluation) -> tuple[list[ExampleP
     return [example(i) for i in order[:shown]], [example(i) for i in order[::-1][: min(shown, len(order) - shown)]]
 
 
+def _kept_told(run: dict[str, Any]) -> str:
+    """Which epoch `best.keras` is of; "" for a run of an earlier version, or of nothing that could be measured."""
+    kept = run.get("kept")
+    if not isinstance(kept, dict) or not kept:
+        return ""
+    return f"best.keras: epoch {kept.get('epoch')} by keep_best={kept.get('keep_best')}."
+
+
+def _augmentation_told(run: dict[str, Any]) -> Any:
+    if run.get("options", {}).get("cache_features"):  # Whatever was asked for.
+        return "none: pictures were encoded once, as they are"
+    return run.get("augmentation", {})
+
+
 def _history(folder: Path) -> list[dict[str, float]]:
     path = folder / "history.csv"
     if not path.exists():
@@ -216,10 +231,17 @@ def _history(folder: Path) -> list[dict[str, float]]:
 
 
 def _export_rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """What `exports.json` says of the files that are still there; "made_of" where that is not the model any more."""
+    digests: dict[str, str] = {}
     for row in read_json(folder / EXPORTS).get("rows", []):
         file = folder / row["file"]  # An absolute path stays as it is.
-        if metadata_path(file).exists():
-            yield {**row, "file": file.name}
+        if not metadata_path(file).exists():
+            continue
+        model = row.get("model")  # Absent in the rows of earlier versions.
+        if model is not None and model not in digests:
+            digests[model] = digest(folder / model) if (folder / model).is_file() else ""
+        changed = model is not None and digests[model] != row.get("model_digest")
+        yield {**row, "file": file.name, **({"made_of": f"an earlier {model}"} if changed else {})}
 
 
 def _size_text(size) -> str:

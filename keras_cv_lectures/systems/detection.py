@@ -29,6 +29,9 @@ _UNUSED = (
     "captions_per_picture",
     "min_count",
     "vocabulary",
+    # Of the augmentation: pictures keep their aspect, and nothing is mirrored beyond their border.
+    "resize",
+    "fill",
 )
 
 

@@ -40,7 +40,7 @@ def _segmentation(**fields: Any) -> Recipe:
         "keys": ("image", "mask", "weights"),
         "add_weights": _border_weights,
         "count_labels": _median_frequency,
-        "unused": ("max_objects", "captions", "captions_per_picture", "min_count", "vocabulary"),
+        "unused": ("max_objects", "captions", "captions_per_picture", "min_count", "vocabulary", "min_visible"),
         "make_loss": _segmentation_loss,
         "make_metrics": lambda classes: [metrics.PixelAccuracy(classes), metrics.MeanIoU(classes)],
         "evaluate": evaluate_segmentation,

@@ -17,19 +17,18 @@ import numpy as np
 from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.files import atomic_path, read_json, remove_unfinished, write_json, write_text
 from keras_cv_lectures.metadata import RUN_FILE
+from keras_cv_lectures.visualize.curves import smaller_is_better
 
 BEST, LAST, STATE, HISTORY = "best.keras", "last.keras", "checkpoint/state.json", "history.csv"
-# Parts of the names of metrics of which less is better.
-_FALLING = ("loss", "error", "cross_entropy", "doubly_stochastic", "reinforce")
 
 
 class Checkpoints(keras.callbacks.Callback):
     """Saves, after every epoch, all that continuing needs; and the best model so far.
 
     Files in `folder`: `checkpoint/epoch-NNNN.weights.h5` (weights and optimizer), `checkpoint/state.json` (which of
-    them is the last, the history, the best value and of which metric it is, the seconds so far), `best.keras`,
-    `history.csv`. A checkpoint is complete before `state.json` names it, so a process killed at any moment leaves a
-    readable one.
+    them is the last, the history, the best value and of which metric it is, the epoch that `best.keras` holds and what
+    chose it, the seconds so far), `best.keras`, `history.csv`. A checkpoint is complete before `state.json` names it,
+    so a process killed at any moment leaves a readable one.
 
     Args:
         folder: the run folder.
@@ -56,6 +55,8 @@ class Checkpoints(keras.callbacks.Callback):
         self.folder, self.monitor, self.seed, self.writes = Path(folder), monitor, seed, writes
         self.history: list[dict[str, float]] = []
         self.best: float | None = None
+        # The epoch in `best.keras`, and the metric that chose it; not `monitor` where that was changed since.
+        self.kept: dict[str, Any] = {}
         # Of training in earlier parts of the run; and when this one began.
         self.seconds_before, self.started = 0.0, time.perf_counter()
 
@@ -80,6 +81,7 @@ class Checkpoints(keras.callbacks.Callback):
             self.seconds_before = float(state["seconds"])
             int(state["epochs_done"])
             self.history, self.best = list(state["history"]), state["best"]
+            self.kept = dict(state.get("kept") or self._kept_by(state["monitor"]))
             if state["monitor"] != self.monitor:
                 self.best = self._value_of_best(state["monitor"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -113,8 +115,17 @@ class Checkpoints(keras.callbacks.Callback):
 
     def _value_of_best(self, monitor: str) -> float | None:
         """`monitor` chose the epoch that `best.keras` holds: what this one's is there, None if it was not measured."""
-        held = [row for row in self.history if self.best is not None and self._value(row, monitor) == self.best]
-        return self._value(held[0]) if held else None
+        held = self._row_of_best(monitor)
+        return self._value(held) if held else None
+
+    def _kept_by(self, monitor: str) -> dict[str, Any]:
+        """`kept` of a state that does not have it."""
+        held = self._row_of_best(monitor)
+        return {"epoch": held["epoch"], "keep_best": monitor} if held else {}
+
+    def _row_of_best(self, monitor: str) -> dict[str, float] | None:
+        held = (row for row in self.history if self.best is not None and self._value(row, monitor) == self.best)
+        return next(held, None)
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None):
         for index, variable in enumerate(v for v in self.model.variables if v.path.endswith("seed_generator_state")):
@@ -136,11 +147,13 @@ class Checkpoints(keras.callbacks.Callback):
         value = self._value(row)
         better = value is not None and math.isfinite(value) and (self.best is None or self._is_better(value))
         if better:
-            self.best = value
+            self.best, self.kept = value, {"epoch": epoch + 1, "keep_best": self.monitor}
         if self.without_gain():
             self.model.stop_training = True
         if not self.writes:
             return
+        # Before the first model: it tells a training killed now from models without their training.
+        (self.folder / STATE).parent.mkdir(parents=True, exist_ok=True)
         if better:
             save_model(self.model, self.folder / BEST)
         name = f"epoch-{epoch + 1:04d}.weights.h5"
@@ -148,7 +161,8 @@ class Checkpoints(keras.callbacks.Callback):
         with atomic_path(self.folder / "checkpoint" / name) as temporary:
             self.model.save_weights(temporary)
         state = {"weights": name, "epochs_done": epoch + 1, "best": self.best, "monitor": self.monitor}
-        write_json(self.folder / STATE, {**state, "seconds": round(self.seconds, 1), "history": self.history})
+        state |= {"kept": self.kept, "seconds": round(self.seconds, 1), "history": self.history}
+        write_json(self.folder / STATE, state)
         for old in (self.folder / "checkpoint").glob("epoch-*.weights.h5"):
             if old.name != name:
                 old.unlink()
@@ -174,7 +188,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     def _falls(self) -> bool:
         """Whether less of what is monitored is better."""
-        return any(part in self.monitor for part in _FALLING)
+        return smaller_is_better(self.monitor)
 
 
 class StopOnNaN(keras.callbacks.Callback):

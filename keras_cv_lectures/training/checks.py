@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ import tensorflow as tf
 from keras_cv_lectures.data import Source
 from keras_cv_lectures.data.headers import picture_sizes
 from keras_cv_lectures.data.objects import without_sides
+from keras_cv_lectures.data.trained_on import count_trained_on, picture_root
 from keras_cv_lectures.errors import DataError, KcvlWarning, ModelError
 from keras_cv_lectures.metadata import read_metadata
 from keras_cv_lectures.preprocessing import Augmentation, resize_rule
 from keras_cv_lectures.recipe import Recipe, TrainingOptions
 from keras_cv_lectures.text import SPECIAL_WORDS
-from keras_cv_lectures.training.callbacks import STATE
+from keras_cv_lectures.training.callbacks import BEST, LAST, STATE
 from keras_cv_lectures.training.scores import VALIDATION
 
 # Also of one replica.
@@ -26,9 +28,18 @@ _MIRRORED = (tf.distribute.MirroredStrategy, tf.distribute.MultiWorkerMirroredSt
 
 
 def check_folder(out: Path, resume: bool) -> None:
-    """Refuses a folder with a training that is not to be continued."""
-    if not resume and (out / STATE).exists():
-        raise ModelError(f"{out} already holds a training. Continue it with --resume, or choose another --out.")
+    """Refuses a folder with a training that is not to be continued, or with models that cannot be."""
+    if (out / STATE).exists():
+        if not resume:
+            raise ModelError(f"{out} already holds a training. Continue it with --resume, or choose another --out.")
+        return
+    models = [name for name in (BEST, LAST) if (out / name).exists()]
+    # A training that was killed in its first epoch has begun the folder of its checkpoints.
+    if models and not (resume and models == [BEST] and (out / STATE).parent.is_dir()):
+        raise ModelError(
+            f"{out} holds {' and '.join(models)} without the checkpoint that a training is continued from "
+            f"({STATE}), and a new training would replace them. Choose another --out, or move the files."
+        )
 
 
 def check_sources(recipe: Recipe, train_source: Source, val_source: Source | None) -> None:
@@ -40,18 +51,39 @@ def check_sources(recipe: Recipe, train_source: Source, val_source: Source | Non
             recipe.check_source(source)
 
 
-def check_options(recipe: Recipe, options: TrainingOptions) -> None:
-    """Refuses options that were changed and have no effect on `recipe`."""
-    usual = [dataclasses.asdict(other) for other in (recipe.options, TrainingOptions())]
-    for name in recipe.unused:
-        value = getattr(options, name)
-        if all(value != other[name] for other in usual):
-            raise ValueError(f"`{name}` has no effect on {recipe.name}. Leave it out. Received: {name}={value!r}")
-    decay = options.weight_decay
-    if options.optimizer == "adam" and decay and all(decay != other["weight_decay"] for other in usual):
+def check_options(recipe: Recipe, options: TrainingOptions, augmentation: Mapping[str, Any] | None = None) -> None:
+    """Refuses options and fields of the augmentation that were changed and have no effect."""
+    asked = Augmentation(**{**recipe.augmentation, **(augmentation or {})})
+    given = dataclasses.asdict(options) | dataclasses.asdict(asked)
+    usual = [
+        dataclasses.asdict(recipe.options) | dataclasses.asdict(Augmentation(**recipe.augmentation)),
+        dataclasses.asdict(TrainingOptions()) | dataclasses.asdict(Augmentation()),
+    ]
+    without = dict.fromkeys(recipe.unused, f"on {recipe.name}. Leave it out")
+    if options.cache_features is not None:
+        encoded = "on pictures that are encoded once, as they are. Leave it out, or train without cache_features"
+        without |= dict.fromkeys(dataclasses.asdict(asked), encoded)
+        usual.append(usual[1] | dataclasses.asdict(Augmentation.none()))
+    if options.optimizer != "sgd":
+        without["momentum"] = f"on {options.optimizer}. Choose optimizer=sgd, or leave it out"
+    if options.optimizer == "adam" and options.weight_decay:
+        without["weight_decay"] = "on adam, which has none. Choose optimizer=adamw, or leave it out"
+    if options.vocabulary is not None:
+        without.setdefault("min_count", f"on the words of vocabulary={options.vocabulary}. Leave one of the two out")
+    if options.captions_per_picture == 1:
+        without.setdefault("captions", "where every caption is an example (captions_per_picture=1). Leave it out")
+    for name, reason in without.items():
+        if all(given[name] != other[name] for other in usual):
+            raise ValueError(f"`{name}` has no effect {reason}. Received: {name}={given[name]!r}")
+
+
+def check_network(config: Mapping[str, Any]) -> None:
+    """Refuses a network for pictures that somebody else normalises: the trainer gives them as they are."""
+    if not config.get("include_preprocessing", True):
         raise ValueError(
-            "`weight_decay` has no effect on adam, which has none. Choose optimizer=adamw, or leave it out. "
-            f"Received: weight_decay={decay!r}"
+            "`include_preprocessing` must be true for a network that `train` trains: it is given pictures of 0..255, "
+            "which nothing else would normalise. Leave it out, or train with `model.fit` on pictures of your own. "
+            f"Received: include_preprocessing={config['include_preprocessing']!r}"
         )
 
 
@@ -114,6 +146,21 @@ def check_replicas(options: TrainingOptions, strategy: tf.distribute.Strategy, v
         )
 
 
+def warn_of_shared_pictures(train_source: Source, val_source: Source | None) -> None:
+    """Says so where pictures to validate on are trained on."""
+    if val_source is None:
+        return
+    trained = {"train_ids": train_source.ids, "train_root": picture_root(train_source)}
+    shared = count_trained_on(trained, val_source)
+    if shared:
+        warnings.warn(
+            f"{shared} of the {len(val_source)} pictures to validate on are trained on, too: scores on them say "
+            "nothing about new pictures, and the best epoch is chosen by them. Give others to validate on.",
+            KcvlWarning,
+            stacklevel=3,
+        )
+
+
 def warn_of_cut_pictures(source: Source, sizes: tuple[int, float] | None, canvas: tuple[int, int]) -> None:
     """Says so where pictures that a detector brings to `sizes` do not fit into `canvas`."""
     found = picture_sizes(source)
@@ -141,11 +188,13 @@ def warn_of_unmirrored_keypoints(source: Source, augmentation: Augmentation) -> 
 
 __all__ = [
     "check_folder",
+    "check_network",
     "check_options",
     "check_replicas",
     "check_scores",
     "check_sources",
     "check_words",
     "warn_of_cut_pictures",
+    "warn_of_shared_pictures",
     "warn_of_unmirrored_keypoints",
 ]

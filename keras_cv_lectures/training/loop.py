@@ -17,8 +17,8 @@ import tensorflow as tf
 
 from keras_cv_lectures.data import Source, cached, data_error, to_dataset, wait_for_readers
 from keras_cv_lectures.data.captions import most_captions
-from keras_cv_lectures.errors import DataError, ModelError
-from keras_cv_lectures.files import write_json, write_text
+from keras_cv_lectures.errors import DataError, KcvlWarning, ModelError
+from keras_cv_lectures.files import read_json, write_json, write_text
 from keras_cv_lectures.metadata import RUN_FILE, Metadata
 from keras_cv_lectures.preprocessing import Augmentation
 from keras_cv_lectures.recipe import Recipe, TrainingOptions
@@ -26,18 +26,21 @@ from keras_cv_lectures.runners import load_runner, machine
 from keras_cv_lectures.training.callbacks import BEST, LAST, Checkpoints, StopOnNaN, save_model
 from keras_cv_lectures.training.checks import (
     check_folder,
+    check_network,
     check_options,
     check_replicas,
     check_scores,
     check_sources,
     check_words,
     warn_of_cut_pictures,
+    warn_of_shared_pictures,
     warn_of_unmirrored_keypoints,
 )
 from keras_cv_lectures.training.features import trained_on_features
 from keras_cv_lectures.training.multiworker import repair_fit
-from keras_cv_lectures.training.optimizers import make_optimizer
+from keras_cv_lectures.training.optimizers import make_optimizer, stand_at
 from keras_cv_lectures.training.scores import VALIDATION, EpochScores
+from keras_cv_lectures.training.sizes import choose_input_size
 from keras_cv_lectures.training.strategies import is_chief, make_strategy
 
 
@@ -88,11 +91,14 @@ def train(
         val_source: the same of other pictures, measured after every epoch; None for none.
         out: the run folder, see `TrainingRun`; made where it does not exist.
         config: builder arguments, over the recipe's.
-        options: how to train; the recipe's by default.
+        options: how to train; the recipe's by default. Without `input_size` and `crop_size` pictures are brought to the
+            size that most of them have, shrunk to 512 pixels on the longer side; a `KcvlWarning` says so where that
+            changes a picture.
         augmentation: fields of `Augmentation`, over the recipe's.
         channels: of the pictures: 3 (colour), 1 (grey) or any other number.
         strategy: "none", "mirrored", "multiworker" (from `TF_CONFIG`), or a strategy.
-        resume: continue from the last checkpoint in `out`; starts anew where there is none.
+        resume: continue from the last checkpoint in `out`; starts anew where there is none. The learning rate goes on
+            where the schedule of `options` has it after that epoch, also with another number of steps in an epoch.
         callbacks: more Keras callbacks.
         verbose: as in `model.fit`.
         record: more to write into `run.json`.
@@ -101,20 +107,26 @@ def train(
         ValueError: options that exclude each other, such as `keep_best` by a score that is not measured, or that the
             system or the strategy cannot do anything with.
         DataError: for pictures or masks that cannot be trained on, naming the file.
-        ModelError: for a NaN loss, a checkpoint that does not fit, a full folder without `resume`, or a worker of the
-            cluster that went away.
+        ModelError: for a NaN loss, a checkpoint that does not fit, a full folder without `resume`, models in the folder
+            that no checkpoint goes with, or a worker of the cluster that went away.
     """
     out = Path(out)
     options = options or recipe.options
     val_source = cached(val_source) if val_source else None
     check_folder(out, resume)
-    check_options(recipe, options)
+    check_options(recipe, options, augmentation)
+    check_network({**recipe.config, **(config or {})})
     check_scores(recipe, options, val_source)
     check_sources(recipe, train_source, val_source)
+    options, size_told = choose_input_size(recipe, train_source, options, config)
     keras.utils.set_random_seed(options.seed)
     strategy = make_strategy(strategy) if isinstance(strategy, str) else strategy
     check_replicas(options, strategy, val_source)
     chief = is_chief(strategy)
+    if chief:
+        if size_told:
+            warnings.warn(size_told.partition(": ")[2], KcvlWarning, stacklevel=2)
+        warn_of_shared_pictures(train_source, val_source)
     config = dict(recipe.fit_config({**recipe.config, **(config or {})}, options, train_source))
     classes, colors = recipe.names(train_source, options)
     if not classes:
@@ -133,7 +145,7 @@ def train(
 
     pictures = train_source if options.cache_features else cached(train_source)
     train_source = recipe.add_weights(pictures, options)
-    class_weights = _class_weights(recipe, train_source, options)
+    class_weights = weigh_classes(recipe, train_source, options)
     steps = options.steps_per_epoch or math.ceil(len(train_source) / options.batch_size)
     with strategy.scope(), _precision(options.precision):
         model = repair_fit(recipe.build((None, None, channels), len(classes), **config))
@@ -147,8 +159,7 @@ def train(
             optimizer=make_optimizer(options, steps),
             loss=loss,
             metrics=recipe.make_metrics(len(classes)) or None,
-            # XLA on CPUs makes convolution networks slower; on GPUs Keras decides.
-            jit_compile="auto" if tf.config.list_physical_devices("GPU") else False,
+            jit_compile=_jit_compile(recipe, options),
         )
         # What is restored needs its variables, and TensorFlow would trace the step twice.
         model.optimizer.build(model.trainable_variables)
@@ -162,7 +173,9 @@ def train(
             sometimes=bool(callbacks) or options.keep_best.removeprefix(VALIDATION) in recipe.epoch_score_names,
         )
         first_epoch = checkpoints.restore(model) if resume else 0
-    described = val_source
+        if first_epoch:
+            stand_at(model.optimizer, first_epoch * steps)
+    described, asked = val_source, augment
     if options.cache_features:
         pictures, described = trained_on_features(model, options, pictures, val_source, verbose=verbose if chief else 0)
         train_source, augment = recipe.add_weights(pictures, options), Augmentation.none()
@@ -181,12 +194,13 @@ def train(
                 **metadata.to_json(),
                 "channels": channels,
                 "options": _told(dataclasses.asdict(options)),
-                "augmentation": dataclasses.asdict(augment),
+                "augmentation": dataclasses.asdict(asked),
                 "class_weights": class_weights,
                 "parameters": model.count_params(),
                 "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
                 "machine": machine(),
                 "seconds": round(checkpoints.seconds_before, 1),
+                "kept": checkpoints.kept,
                 **(record or {}),
             },
         )
@@ -244,6 +258,7 @@ def train(
         save_model(model, out / LAST)
         if not (out / BEST).exists():
             save_model(model, out / BEST)
+        write_json(out / RUN_FILE, {**read_json(out / RUN_FILE), "kept": checkpoints.kept})
     return TrainingRun(
         folder=out,
         model=model,
@@ -251,6 +266,16 @@ def train(
         seconds=checkpoints.seconds,
         chief=chief,
     )
+
+
+def _jit_compile(recipe: Recipe, options: TrainingOptions) -> str | bool:
+    """XLA on CPUs makes convolution networks slower; on GPUs Keras decides, where it has to compile but once.
+
+    It compiles for every shape: pictures of their own sizes are validated on as they are, and batches of captions are
+    as long as their longest one.
+    """
+    one_shape = options.input_size is not None and "captions" not in recipe.keys
+    return "auto" if one_shape and tf.config.list_physical_devices("GPU") else False
 
 
 def _validation(recipe, source, options, channels, context):
@@ -302,7 +327,8 @@ def _keys(recipe: Recipe, source: Source) -> tuple[str, ...]:
     return tuple(key for key in recipe.keys if key in first)
 
 
-def _class_weights(recipe: Recipe, source: Source, options: TrainingOptions) -> list[float] | None:
+def weigh_classes(recipe: Recipe, source: Source, options: TrainingOptions) -> list[float] | None:
+    """A weight for every class of `source` as `options.class_weights` asks for them; None for none."""
     if options.class_weights == "none":
         return None
     weights = recipe.count_labels(source)

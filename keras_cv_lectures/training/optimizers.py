@@ -62,6 +62,36 @@ def make_schedule(options: TrainingOptions, steps_per_epoch: int):
     return WarmUp(options.learning_rate, warmup, total, 0.9 if options.schedule == "poly" else 0.0)
 
 
+def stand_at(optimizer: keras.optimizers.Optimizer, step: int) -> None:
+    """Lets the schedule of `optimizer` go on from `step`, however many steps it has taken already.
+
+    For a training that is continued with another number of steps in an epoch: its schedule counts those of the new
+    epochs. What else depends on the steps taken, such as Adam's bias correction, stays as it is.
+    """
+    # Not `iterations`, which counts updates: with accumulated gradients several steps make one.
+    offset = step - int(optimizer._iterations)
+    if offset:
+        optimizer.learning_rate = Shifted(optimizer._learning_rate, offset)
+
+
+@keras.saving.register_keras_serializable("keras_cv_lectures")
+class Shifted(keras.optimizers.schedules.LearningRateSchedule):
+    """`schedule` at `offset` steps later than the step it is asked for."""
+
+    def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule, offset: int):
+        self.schedule, self.offset = schedule, offset
+
+    def __call__(self, step):
+        return self.schedule(step + self.offset)
+
+    def get_config(self):
+        return {"schedule": keras.saving.serialize_keras_object(self.schedule), "offset": self.offset}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(keras.saving.deserialize_keras_object(config["schedule"]), config["offset"])
+
+
 @keras.saving.register_keras_serializable("keras_cv_lectures")
 class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
     """Linear warm-up, then `rate * (1 - progress) ** power`; power 0 is a constant rate, 0.9 the poly of DeepLab."""

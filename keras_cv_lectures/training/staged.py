@@ -19,7 +19,8 @@ import tensorflow as tf
 from keras_cv_lectures.data import Source
 from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.recipe import Recipe, TrainingOptions
-from keras_cv_lectures.training.callbacks import BEST, STATE
+from keras_cv_lectures.training.callbacks import BEST
+from keras_cv_lectures.training.checks import check_folder
 from keras_cv_lectures.training.loop import TrainingRun, train
 from keras_cv_lectures.training.strategies import make_strategy
 from keras_cv_lectures.weights import copy_weights
@@ -73,8 +74,8 @@ def train_staged(
     if not rate_factor > 0:
         raise ValueError(f"`rate_factor` must be positive. Received: rate_factor={rate_factor!r}")
     folders = {name: Path(out) / name for name in stages}
-    if not resume:
-        _check_folders(folders.values())  # Before the first stage, not hours later.
+    for folder in folders.values():
+        check_folder(folder, resume)  # Before the first stage, not hours later.
     strategy = make_strategy(strategy) if isinstance(strategy, str) else strategy
 
     runs, before = [], None
@@ -131,12 +132,6 @@ def _started_from(source: keras.Model, build: Callable[..., keras.Model]) -> Cal
         return model
 
     return started
-
-
-def _check_folders(folders) -> None:
-    for folder in folders:
-        if (folder / STATE).exists():
-            raise ModelError(f"{folder} already holds a training. Continue it with --resume, or choose another --out.")
 
 
 def _wait_for_all(strategy: tf.distribute.Strategy) -> None:

@@ -75,6 +75,7 @@ def write_caption_report(
     title: str,
     metadata: Mapping[str, Any] | None = None,
     history: History = (),
+    kept: str = "",
     scores: Mapping[str, float] | None = None,
     constant: Mapping[str, float] | None = None,
     constant_caption: str = "",
@@ -92,6 +93,7 @@ def write_caption_report(
         title: heading of the page.
         metadata: what was run, in the order to show; see `write_report`.
         history: one mapping of numbers per epoch, see `training_curves`; BLEU where it was measured.
+        kept: which epoch the model is of, in a sentence.
         scores: by the names of `sections.CAPTION_SCORES`; any may be missing, None or nan.
         constant: the same of the best constant caption.
         constant_caption: that caption.
@@ -110,7 +112,7 @@ def write_caption_report(
     parts = [
         header(title, metadata),
         tiles([(CAPTION_SCORES[key], scores.get(key)) for key in _HEADLINES]),
-        section("training", "Training", *training(history)),
+        section("training", "Training", *training(history, kept)),
         section("scores", "Scores", *_scores(scores, constant or {}, constant_caption)),
         section("examples", "Examples", *_examples(best, worst)),
         section("exports", "Exported files", *exported_files(exports)),

@@ -17,7 +17,10 @@ from keras_cv_lectures.errors import DataError
 History = Sequence[Mapping[str, Any]]
 
 VALIDATION = "val_"
-SMALLER_IS_BETTER = ("loss", "error", "learning_rate", "cross_entropy", "doubly_stochastic")
+# Parts of the names of quantities of which less is better.
+SMALLER_IS_BETTER = ("loss", "error", "learning_rate", "cross_entropy", "doubly_stochastic", "reinforce")
+# Costs whose gradient counts and whose value says nothing about the model: no epoch of them is the best.
+WITHOUT_MEANING = ("reinforce",)
 WORDS = {
     "loss_objectness": "RPN objectness loss",
     "loss_rpn_box_reg": "RPN box loss",
@@ -199,8 +202,8 @@ def is_average_precision(name: str) -> bool:
 
 
 def smaller_is_better(name: str) -> bool:
-    """Whether the best epoch of a quantity is the one with its smallest value."""
-    return name.endswith(SMALLER_IS_BETTER) or name.startswith("loss_")
+    """Whether the best epoch of a quantity (with or without `val_`) is the one with its smallest value."""
+    return any(part in name for part in SMALLER_IS_BETTER)
 
 
 def _draw_curve(axes: Any, history: History, name: str, colors: Theme) -> None:
@@ -217,10 +220,11 @@ def _draw_curve(axes: Any, history: History, name: str, colors: Theme) -> None:
                 epochs[known], values[known], color=color, linewidth=1.8, marker=marker, markersize=4, label=label
             )
     if np.isfinite(validation).any():
-        best = np.nanargmin(validation) if smaller_is_better(name) else np.nanargmax(validation)
-        axes.plot(epochs[best], validation[best], "o", color=colors.validation, markersize=6)
-        told = f"{validation[best]:.3g} at epoch {epochs[best]:.0f}"
-        axes.set_title(told, fontsize=9, color=colors.validation, loc="right")
+        if name not in WITHOUT_MEANING:
+            best = np.nanargmin(validation) if smaller_is_better(name) else np.nanargmax(validation)
+            axes.plot(epochs[best], validation[best], "o", color=colors.validation, markersize=6)
+            told = f"{validation[best]:.3g} at epoch {epochs[best]:.0f}"
+            axes.set_title(told, fontsize=9, color=colors.validation, loc="right")
         if np.isfinite(training).any():
             axes.legend(loc="best", fontsize=8, frameon=False, labelcolor=colors.ink)
     _finish_axes(axes, quantity_words(name), epochs, colors)

@@ -77,6 +77,7 @@ def write_object_report(
     colors: Colors,
     metadata: Mapping[str, Any] | None = None,
     history: History = (),
+    kept: str = "",
     scores: Mapping[str, Mapping[str, Any]] | None = None,
     curves: Curves | None = None,
     best: Sequence[ObjectPicture] = (),
@@ -97,6 +98,7 @@ def write_object_report(
         colors: one (red, green, blue) in 0..255 per class.
         metadata: what was run, in the order to show; see `write_report`.
         history: one mapping of numbers per epoch, see `training_curves`.
+        kept: which epoch the model is of, in a sentence.
         scores: for each kind ("boxes", "masks", "keypoints") the numbers of `metrics.coco.CocoResult`, `voc_ap50`, and
             `per_class`, a list of dicts in label order: `name`, `ap`, `ap50`, `ap75`, `voc_ap50`, `recall`,
             `precision`, `best_threshold`, `best_f1`, `objects`, `detections`. Any may be missing, None or nan.
@@ -122,7 +124,7 @@ def write_object_report(
     parts = [
         header(title, metadata),
         tiles(_headlines(scores)),
-        section("training", "Training", *training(history)),
+        section("training", "Training", *training(history, kept)),
         section("average-precision", "Average precision", *_summary(scores)),
         section("classes", "Scores by class", *_class_tables(scores, classes, colors)),
         section("curves", "Precision and recall", *_curves(curves, scores)),

@@ -67,6 +67,7 @@ def write_report(
     colors: Colors,
     metadata: Mapping[str, Any] | None = None,
     history: History = (),
+    kept: str = "",
     scores: Mapping[str, Any] | None = None,
     confusion: np.ndarray | None = None,
     best: Sequence[ExamplePicture] = (),
@@ -86,6 +87,7 @@ def write_report(
         metadata: what was run, in the order to show: `system`, `data`, `command`, `versions`, `time` and others; values
             are text, numbers, lists or mappings.
         history: one mapping of numbers per epoch, see `training_curves`.
+        kept: which epoch the model is of, in a sentence.
         scores: `pixel_accuracy`, `mean_accuracy`, `mean_iou`, `frequency_weighted_iou` in 0..1 and `per_class`, a list
             of `{"name", "iou", "accuracy", "precision", "pixels"}` in label order; nan for a class that does not occur.
         confusion: (K, K) counts of pixels, rows are the truth.
@@ -108,7 +110,7 @@ def write_report(
     parts = [
         header(title, metadata),
         tiles([(name, scores.get(key)) for key, name in HEADLINES]),
-        section("training", "Training", *training(history)),
+        section("training", "Training", *training(history, kept)),
         section("classes", "Scores by class", *_class_table(scores, colors)),
         section("confusion", "Confusion", *_confusion(confusion, classes)),
         section("examples", "Examples", *_examples(best, worst, classes, colors)),

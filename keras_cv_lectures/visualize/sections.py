@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_cv_lectures.visualize.curves import (
     VALIDATION,
+    WITHOUT_MEANING,
     History,
     curve_names,
     is_average_precision,
@@ -68,9 +69,9 @@ def tiles(scores: Iterable[tuple[str, Any]]) -> str:
     return f'<div class="tiles">{shown}</div>' if shown else ""
 
 
-def training(history: History) -> list[str]:
+def training(history: History, kept: str = "") -> list[str]:
     """The curves of every quantity over the epochs, average precisions or scores of captions in one chart, and all
-    numbers."""
+    numbers. `kept` says which epoch the model is of; "" where that is not known."""
     names = curve_names(history)
     if not names:
         return [paragraph("No training history was recorded for this model.")]
@@ -96,7 +97,7 @@ def training(history: History) -> list[str]:
     heads = [("epoch", False)] + [(c.replace("_", " "), True) for c in columns if c != "epoch"]
     every = f"<details><summary>All epochs</summary>{table('history-table', heads, rows)}</details>"
     kind = "charts pairs" if len(charts) in (2, 4) else "charts"  # no chart alone in its row
-    return [paragraph(_best_epoch(history, names)), f'<div class="{kind}">{"".join(charts)}</div>', every]
+    return [paragraph(_epochs_told(history, names, kept)), f'<div class="{kind}">{"".join(charts)}</div>', every]
 
 
 def exported_files(exports: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -109,6 +110,7 @@ def exported_files(exports: Sequence[Mapping[str, Any]]) -> list[str]:
         ("file", "file", False, lambda v: f"<code>{escape(v)}</code>"),
         ("format", "format", False, escape),
         ("precision", "precision", False, escape),
+        ("made_of", "made of", False, escape),
         ("size_bytes", "size", True, _size),
         ("latency_ms_1_thread", "ms, 1 thread", True, lambda v: number_text(v, "{:.1f}")),
         ("latency_ms_2_threads", "ms, 2 threads", True, lambda v: number_text(v, "{:.1f}")),
@@ -193,12 +195,14 @@ def png(picture: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _best_epoch(history: History, names: list[str]) -> str:
+def _epochs_told(history: History, names: list[str], kept: str) -> str:
     count = f"{len(history)} epoch{'s' if len(history) != 1 else ''}"
+    if kept:
+        return f"{count}. {kept}"
     order = sorted(
         names, key=lambda n: (n != "mean_iou", not is_average_precision(n), n != "bleu4", n != "bleu1", n != "loss")
     )
-    for name in order:
+    for name in (each for each in order if each not in WITHOUT_MEANING):
         values = np.array([as_float(row.get(VALIDATION + name)) for row in history])
         if np.isfinite(values).any():
             values[~np.isfinite(values)] = np.nan

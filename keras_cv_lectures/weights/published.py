@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 from pathlib import Path
 
 import keras
 
 from keras_cv_lectures.errors import ModelError
+from keras_cv_lectures.files import digest
 
 BASE_URL = "https://download.pytorch.org/models/"
 _CHUNK = 2**20
@@ -135,7 +135,7 @@ def download(file: PublishedFile | str) -> Path:
         file = PUBLISHED[file]
     path = cache_folder() / file.name
     if path.exists():
-        if not _digest(path).startswith(file.sha256_prefix):
+        if not digest(path).startswith(file.sha256_prefix):
             raise ModelError(
                 f"{path} is not the published file: its SHA-256 does not begin with {file.sha256_prefix}. Delete it; "
                 f"it is fetched again from {file.url}"
@@ -154,7 +154,7 @@ def download(file: PublishedFile | str) -> Path:
             f"{file.name} ({file.megabytes:.0f} MB) could not be downloaded from {file.url}: {error}.{kept} Without "
             f"network, fetch that address elsewhere and put the file at {path}, or pass its path as `weights`."
         ) from error
-    if not _digest(part).startswith(file.sha256_prefix):
+    if not digest(part).startswith(file.sha256_prefix):
         part.unlink()
         raise ModelError(
             f"what came from {file.url} is not the published file: its SHA-256 does not begin with "
@@ -190,8 +190,3 @@ def _fetch(url: str, part: Path) -> None:
             size = out.tell()
     if total is not None and size < total:
         raise OSError(f"the connection ended after {size} of {total} bytes")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

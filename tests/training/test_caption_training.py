@@ -121,5 +121,5 @@ def test_weights_go_on_with_the_words_they_know(source, tmp_path):
 
     with pytest.raises(DataError, match=r"run whose 11 words are not the 11 of this .*vocabulary=.*first"):
         go_on("second")
-    run = go_on("third", vocabulary=str(tmp_path / "first"))
+    run = go_on("third", vocabulary=str(tmp_path / "first"), min_count=recipe.options.min_count)
     assert read_metadata(run.folder).classes == words

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kcvl.training import choose_input_size
 from keras_cv_lectures.data import shapes_source
 from keras_cv_lectures.errors import DataError, KcvlWarning
 from keras_cv_lectures.evaluating import detection
@@ -19,6 +18,7 @@ from keras_cv_lectures.preprocessing.detection import detection_example
 from keras_cv_lectures.systems import SYSTEMS
 from keras_cv_lectures.training import train
 from keras_cv_lectures.training.checks import warn_of_cut_pictures, warn_of_unmirrored_keypoints
+from keras_cv_lectures.training.sizes import choose_input_size
 
 RECIPE = SYSTEMS["faster_rcnn"]
 
@@ -91,11 +91,11 @@ def test_a_score_that_this_machine_does_not_measure_cannot_choose(
         train(recipe, source, source, out=tmp_path / "run", config=recipe.smoke, options=options)
 
 
-def test_a_detector_needs_a_canvas(source, tmp_path):
+def test_a_detector_needs_a_canvas(source):
     options = dataclasses.replace(RECIPE.smoke_options, input_size=None, crop_size=(32, 32))
     with pytest.raises(ValueError, match="`input_size` must be .* for a detector.*crop_size takes windows of it"):
-        train(RECIPE, source, source, out=tmp_path / "run", config=RECIPE.smoke, options=options)
-    options, _ = choose_input_size(source, options, one_size=True, fitted=True)  # As the command does it.
+        RECIPE.fit_config(RECIPE.smoke, options, source)
+    options, _ = choose_input_size(RECIPE, source, options)  # As `train` and the command do it.
     assert (options.input_size, options.crop_size) == ((48, 64), (32, 32))
 
 

@@ -39,6 +39,11 @@ def source():
     return shapes_source(10, size=(32, 40), seed=1)
 
 
+@pytest.fixture(scope="module")
+def val():
+    return shapes_source(3, size=(32, 40), seed=2)
+
+
 def _train(source, out, *, val=None, callbacks=(), **options):
     strategy, resume = options.pop("strategy", "none"), options.pop("resume", False)
     return train(
@@ -73,20 +78,19 @@ class _Stop(keras.callbacks.Callback):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(source, tmp_path_factory):
-    return _train(source, tmp_path_factory.mktemp("whole") / "run", val=source.subset([0, 1, 2]))
+def uninterrupted(source, val, tmp_path_factory):
+    return _train(source, tmp_path_factory.mktemp("whole") / "run", val=val)
 
 
-def test_same_seed_gives_the_same_weights(source, uninterrupted, tmp_path):
-    again = _train(source, tmp_path / "run", val=source.subset([0, 1, 2]))
+def test_same_seed_gives_the_same_weights(source, val, uninterrupted, tmp_path):
+    again = _train(source, tmp_path / "run", val=val)
     assert _distance(uninterrupted.model, again.model) < 1e-6
     other = _train(source, tmp_path / "other", seed=8)
     assert _distance(uninterrupted.model, other.model) > 1e-3
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
-def test_a_stopped_run_resumes_to_the_weights_of_an_uninterrupted_one(source, uninterrupted, tmp_path, epoch):
-    val = source.subset([0, 1, 2])
+def test_a_stopped_run_resumes_to_the_weights_of_an_uninterrupted_one(source, val, uninterrupted, tmp_path, epoch):
     with pytest.raises(KeyboardInterrupt):
         _train(source, tmp_path / "run", val=val, callbacks=[_Stop(epoch)])
     state = json.loads((tmp_path / "run/checkpoint/state.json").read_text())
@@ -272,14 +276,14 @@ def test_a_full_disk_keeps_the_last_checkpoint(source, tmp_path, monkeypatch):
     assert len(_train(source, tmp_path / "run", resume=True).history) == 3
 
 
-def test_crops_train_at_the_pictures_own_resolution(source, tmp_path):
-    run = _train(source, tmp_path / "run", epochs=1, input_size=None, crop_size=(16, 16), val=source.subset([0, 1]))
+def test_crops_train_at_the_pictures_own_resolution(source, val, tmp_path):
+    run = _train(source, tmp_path / "run", epochs=1, input_size=None, crop_size=(16, 16), val=val)
     assert np.isfinite(run.history[0]["val_loss"])
 
 
-def test_valid_convolutions_train_and_validate_on_whole_pictures(source, tmp_path):
+def test_valid_convolutions_train_and_validate_on_whole_pictures(source, val, tmp_path):
     run = train(
-        RECIPE, source, source.subset([0, 1]), out=tmp_path / "run",
+        RECIPE, source, val, out=tmp_path / "run",
         config={"variant": "paper", "filters": 2, "depth": 2},
         options=dataclasses.replace(OPTIONS, epochs=1, border_weights=True), verbose=0,
     )  # fmt: skip
@@ -441,9 +445,9 @@ def test_multiworker_without_its_environment_shows_an_example(monkeypatch):
         ),
     ],
 )
-def test_what_replicas_cannot_do_is_refused(source, tmp_path, replicas, options, message):
+def test_what_replicas_cannot_do_is_refused(source, val, tmp_path, replicas, options, message):
     with pytest.raises(ValueError, match=message):
-        _train(source, tmp_path / "run", val=source.subset([0, 1]), strategy=replicas, **options)
+        _train(source, tmp_path / "run", val=val, strategy=replicas, **options)
 
 
 COMMAND = [

@@ -1,0 +1,68 @@
+"""The size that pictures are trained at where nobody chose one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from keras_cv_lectures.data import Source
+from keras_cv_lectures.data.headers import picture_sizes
+from keras_cv_lectures.recipe import Recipe, TrainingOptions
+
+LONGEST_SIDE = 512
+
+
+def choose_input_size(
+    recipe: Recipe,
+    source: Source,
+    options: TrainingOptions,
+    config: Mapping[str, Any] | None = None,
+    *,
+    written: str = "{}=(height, width)",
+) -> tuple[TrainingOptions, str]:
+    """Options with an input size, and a line for the user where pictures change by it.
+
+    Neither `input_size` nor `crop_size` given: the most frequent size of the pictures, shrunk to 512 pixels on the
+    longer side. With `crop_size` none, but for a network that needs one size to validate on (detectors, valid
+    convolutions): the most frequent. Pictures are stretched to it or, for detectors, keep their aspect.
+
+    Args:
+        recipe: the system.
+        source: pictures to train on, at least one.
+        options: returned as they are where a size is given.
+        config: builder arguments, over the recipe's.
+        written: how the user sets the option `{}` to another size.
+
+    Returns:
+        (options, line): the line is "" where a size was given, or all pictures looked at have the chosen one.
+    """
+    fitted = "boxes" in recipe.keys
+    one_size = fitted or recipe.needs_one_size({**recipe.config, **(config or {})})
+    if options.input_size is not None or (options.crop_size is not None and not one_size):
+        return options, ""
+    # An encoder may have said already what is in the pictures.
+    if source.files is None and "image" not in source[0]:
+        return options, ""
+    sizes = picture_sizes(source)
+    height, width = max(sizes, key=sizes.get)  # Of equally frequent ones the first picture's.
+    factor = 1.0 if options.crop_size else min(1.0, LONGEST_SIDE / max(height, width))
+    chosen = max(1, round(height * factor)), max(1, round(width * factor))
+    options = dataclasses.replace(options, input_size=chosen)
+    other = f"{written.format('input_size')} chooses another size"
+    if len(sizes) == 1:
+        if factor == 1:
+            return options, ""
+        return options, f"Note: pictures of {height}x{width} are shrunk to {chosen[0]}x{chosen[1]}; {other}."
+    smallest, largest = min(sizes, key=np.prod), max(sizes, key=np.prod)
+    brought = "fitted into" if fitted else "stretched to"
+    windows = "" if one_size else f"; {written.format('crop_size')} trains on windows of pictures at their own size"
+    return options, (
+        f"Warning: the pictures have {len(sizes)} sizes, {smallest[0]}x{smallest[1]} to {largest[0]}x{largest[1]} "
+        f"(height x width). All are {brought} {chosen[0]}x{chosen[1]}, after the most frequent one. {other}{windows}."
+    )
+
+
+__all__ = ["LONGEST_SIDE", "choose_input_size"]

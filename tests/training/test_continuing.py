@@ -1,0 +1,106 @@
+"""Trainings that are continued: with other batches, and what is known of the model that is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from keras_cv_lectures.data import shapes_source
+from keras_cv_lectures.files import write_json
+from keras_cv_lectures.recipe import TrainingOptions
+from keras_cv_lectures.systems import SYSTEMS
+from keras_cv_lectures.training import train
+from keras_cv_lectures.training.callbacks import Checkpoints
+from keras_cv_lectures.training.optimizers import Shifted, make_optimizer, make_schedule, stand_at
+
+OPTIONS = TrainingOptions(
+    epochs=3, batch_size=4, input_size=(16, 16), optimizer="adam", learning_rate=0.1, warmup_epochs=0, keep_best="loss"
+)
+
+
+def _build(input_shape, num_classes):
+    """One convolution: what is trained does not matter here."""
+    image = keras.Input(input_shape)
+    scaled = keras.layers.Rescaling(1 / 255)(image)
+    return keras.Model(image, keras.layers.Conv2D(num_classes, 1, name="logits")(scaled))
+
+
+class _Rates(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.seen.append(float(self.model.optimizer.learning_rate))
+
+
+def _train(out, *, resume=False, callbacks=(), **options):
+    recipe = dataclasses.replace(SYSTEMS["unet"], build=_build, config={})
+    return train(
+        recipe,
+        shapes_source(8, size=(16, 16)),
+        out=out,
+        options=dataclasses.replace(OPTIONS, **options),
+        resume=resume,
+        callbacks=callbacks,
+        verbose=0,
+    )
+
+
+def _cosine(share):
+    return 0.1 * 0.5 * (1 + np.cos(np.pi * share))
+
+
+def test_the_schedule_counts_epochs_however_many_steps_they_have(tmp_path):
+    """Two steps in the first epoch of three, then four in each: a third is over, and the rate ends at zero."""
+    _train(tmp_path, epochs=1)
+    rates = _Rates()
+    run = _train(tmp_path, resume=True, batch_size=2, callbacks=[rates])
+    assert rates.seen == pytest.approx([_cosine(step / 12) for step in range(4, 12)], rel=1e-5)
+    assert float(run.model.optimizer.learning_rate) == pytest.approx(0, abs=1e-8)
+    assert int(run.model.optimizer.iterations) == 2 + 8  # Which Adam corrects its means by.
+    # Both say which epoch is kept, and why.
+    kept = {"epoch": min(run.history, key=lambda row: row["loss"])["epoch"], "keep_best": "loss"}
+    assert json.loads((tmp_path / "run.json").read_text())["kept"] == kept
+    assert json.loads((tmp_path / "checkpoint/state.json").read_text())["kept"] == kept
+
+
+@pytest.mark.parametrize("kind", ["cosine", "poly", "constant"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_an_optimizer_stands_at_another_step(kind, accumulate):
+    options = dataclasses.replace(OPTIONS, schedule=kind, accumulate=accumulate, warmup_epochs=0.5)
+    optimizer, schedule = make_optimizer(options, 10), make_schedule(options, 10)
+    variable = keras.Variable(np.zeros(2, "float32"))
+    optimizer.build([variable])
+    for _ in range(4):
+        optimizer.apply([np.ones(2, "float32")], [variable])
+    before = optimizer._learning_rate
+    stand_at(optimizer, 4)
+    assert optimizer._learning_rate is before  # An unchanged training stays bit by bit what it was.
+    stand_at(optimizer, 20)
+    assert float(optimizer.learning_rate) == float(schedule(20))
+    optimizer.apply([np.ones(2, "float32")], [variable])
+    assert float(optimizer.learning_rate) == float(schedule(21))
+
+
+def test_a_shifted_schedule_is_kept_in_a_file():
+    shifted = Shifted(make_schedule(OPTIONS, 10), 7)
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(shifted))
+    assert float(again(3)) == float(shifted(3)) == pytest.approx(_cosine(10 / 30), rel=1e-6)
+
+
+def test_what_chose_the_kept_epoch_outlives_another_keep_best(tmp_path):
+    history = [{"epoch": k, "val_mean_iou": iou, "val_loss": 0.5} for k, iou in enumerate([0.4, 0.6, 0.5], 1)]
+    state = {"epochs_done": 3, "best": 0.6, "monitor": "val_mean_iou", "seconds": 1.0, "history": history}
+    write_json(tmp_path / "checkpoint/state.json", state)  # Of a version that did not keep it.
+    checkpoints = Checkpoints(tmp_path, monitor="val_loss", seed=0)
+    checkpoints.read()
+    assert checkpoints.kept == {"epoch": 2, "keep_best": "val_mean_iou"}
+    write_json(tmp_path / "checkpoint/state.json", {**state, "monitor": "val_loss", "kept": checkpoints.kept})
+    again = Checkpoints(tmp_path, monitor="val_loss", seed=0)
+    again.read()
+    assert again.kept == {"epoch": 2, "keep_best": "val_mean_iou"}

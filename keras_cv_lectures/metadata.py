@@ -29,6 +29,7 @@ class Metadata:
         input_size: (height, width) in pixels that pictures are resized to before the model sees them, or None to
             give the model each picture as it is.
         config: the builder's arguments.
+        keypoint_names: of a detector with keypoints the names of its points in their order; () where unknown.
     """
 
     system: str = ""
@@ -36,6 +37,7 @@ class Metadata:
     colors: tuple[tuple[int, int, int], ...] = ()
     input_size: tuple[int, int] | None = None
     config: dict[str, Any] | None = None
+    keypoint_names: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -49,6 +51,7 @@ class Metadata:
         """
         system, config, size = value.get("system", ""), value.get("config"), value.get("input_size")
         classes, colors = value.get("classes", []), value.get("colors", [])
+        points = value.get("keypoint_names", [])
         size = size or None
         rules = {
             "system must be a text": isinstance(system, str),
@@ -57,6 +60,7 @@ class Metadata:
             and all(_are_whole(color, 3, 0, 255) for color in colors),
             "input_size must be [height, width] in pixels": size is None or _are_whole(size, 2, 1, 2**31),
             "config must hold the arguments of a builder": config is None or isinstance(config, dict),
+            "keypoint_names must be a list of names": _is_list(points) and all(isinstance(p, str) for p in points),
         }
         broken = [rule for rule, kept in rules.items() if not kept]
         if broken:
@@ -67,6 +71,7 @@ class Metadata:
             colors=tuple(tuple(color) for color in colors),
             input_size=tuple(size) if size else None,
             config=config,
+            keypoint_names=tuple(points),
         )
 
 

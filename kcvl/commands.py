@@ -30,6 +30,7 @@ from keras_cv_lectures.predicting import (
     CaptionResult,
     DetectionResult,
     SegmentationResult,
+    output_names,
     picture_files,
     predict,
 )
@@ -203,32 +204,6 @@ def _pictures_at(paths: Iterable[str], out: Path) -> tuple[list[Path], list[str]
         except DataError as error:
             failed.append(str(error))
     return list(found.values()), failed
-
-
-def output_names(pictures: Iterable[Path]) -> dict[Path, str]:
-    """A name for the files of each picture: its stem, with as many folders before it as tell it from the others.
-
-    Two pictures of one stem in one folder are told apart by their suffix. Upper and lower case count as equal, as they
-    do on some disks.
-    """
-    places = {picture: picture.resolve() for picture in pictures}
-    stems = Counter((place.parent, place.stem.casefold()) for place in places.values())
-    longer: dict[Path, list[str]] = {}
-    for picture, place in places.items():
-        alone = stems[place.parent, place.stem.casefold()] == 1
-        words = [*place.parent.parts[1:], place.stem if alone else place.name.replace(".", "_")]
-        longer[picture] = ["_".join(words[start:]) for start in range(len(words) - 1, -1, -1)]
-    taken = Counter(name.casefold() for names in longer.values() for name in names)
-    names: dict[Path, str] = {}
-    used: set[str] = set()
-    for picture, candidates in longer.items():
-        name = next((name for name in candidates if taken[name.casefold()] == 1), candidates[-1])
-        number = 2
-        while name.casefold() in used:
-            name, number = f"{candidates[-1]}_{number}", number + 1
-        used.add(name.casefold())
-        names[picture] = name
-    return names
 
 
 def _export(arguments) -> int:

@@ -34,6 +34,7 @@ class Metadata:
         tile_margin: (rows, columns) at each edge of a window's answer that are not used, or None where they are not
             known. `geometry.receptive.window_margin` says when they are exact and when an approximation.
         tile_stride: the network's total stride, of which neighbouring windows lie a multiple apart, or None.
+        keypoint_names: of a detector with keypoints the names of its points in their order; () where unknown.
     """
 
     system: str = ""
@@ -44,6 +45,7 @@ class Metadata:
     tiled: bool = False
     tile_margin: tuple[int, int] | None = None
     tile_stride: int | None = None
+    keypoint_names: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -57,6 +59,7 @@ class Metadata:
         """
         system, config, size = value.get("system", ""), value.get("config"), value.get("input_size")
         classes, colors = value.get("classes", []), value.get("colors", [])
+        points = value.get("keypoint_names", [])
         size = size or None
         tiled, margin, stride = value.get("tiled", False), value.get("tile_margin"), value.get("tile_stride")
         rules = {
@@ -69,6 +72,7 @@ class Metadata:
             "tiled must be true or false": isinstance(tiled, bool),
             "tile_margin must be [rows, columns] in pixels": margin is None or _are_whole(margin, 2, 0, 2**31),
             "tile_stride must be a number of pixels": stride is None or _are_whole([stride], 1, 1, 2**31),
+            "keypoint_names must be a list of names": _is_list(points) and all(isinstance(p, str) for p in points),
         }
         broken = [rule for rule, kept in rules.items() if not kept]
         if broken:
@@ -82,6 +86,7 @@ class Metadata:
             tiled=tiled,
             tile_margin=None if margin is None else tuple(margin),
             tile_stride=stride,
+            keypoint_names=tuple(points),
         )
 
 

@@ -139,8 +139,14 @@ def load_keras_model(path: str | os.PathLike) -> keras.Model:
     """Loads a `.keras` file, or `best.keras` (else `last.keras`) of a run folder. Code inside a file is never run.
 
     Raises:
-        ModelError: the file is missing, damaged, or not a Keras 3 model.
+        ModelError: the file is missing, damaged, an export, or not a Keras 3 model.
     """
+    path = Path(path)
+    if path.suffix == ".tflite" or (path / "saved_model.pb").exists():
+        raise ModelError(
+            f"{path} is an export already, and holds no Keras model. Give the run folder or the `.keras` file that it "
+            "was made from."
+        )
     path = keras_file(path)
     if path.suffix != ".keras":
         raise ModelError(

@@ -353,7 +353,7 @@ def test_program_of_the_card_runs(model, tmp_path, kind, monkeypatch):
     (export_tflite if kind == "tflite" else export_saved_model)(model, path, input_shape=(16, 24))
     Image.fromarray(RNG.integers(0, 256, (40, 30, 3), np.uint8)).save(tmp_path / "PICTURE.jpg")
     program = json.loads((tmp_path / "m.json" if kind == "tflite" else path / "model_card.json").read_text())["program"]
-    assert len(program.splitlines()) == 10
+    assert len(program.splitlines()) == 14
     monkeypatch.chdir(tmp_path)
     exec(compile(program, "program", "exec"), {})
     assert np.load(tmp_path / "OUTPUT.npy").shape == (16, 24)
@@ -458,6 +458,7 @@ def test_an_export_that_would_disagree_is_refused(tmp_path, kind, layer, message
         ({}, "`input_shape` is needed because"),
         ({"input_shape": (16,)}, r"`input_shape` must be \(height, width\)"),
         ({"input_shape": (16, 16, 1)}, "does not fit"),
+        ({"input_shape": (16, 16), "dynamic": True}, r"dynamic=True, input_shape=\(16, 16\)\. Drop one of them"),
         ({"input_shape": (16, 16), "precision": "int4"}, "`precision` must be one of"),
         ({"input_shape": (16, 16), "precision": "int8"}, 'precision="int8" needs `representative`'),
         (

@@ -307,7 +307,9 @@ def test_a_captioner_that_disagrees_is_refused(captioner, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
-def test_saved_model_says_what_the_model_says(captioner, tmp_path):
+def test_saved_model_says_what_the_model_says(captioner, tmp_path, monkeypatch, capsys):
+    from PIL import Image
+
     result = export_saved_model(captioner, tmp_path / "m", metadata=METADATA)
     assert result.label_agreement == 1
     pictures = blobs(12, seed=3)
@@ -318,7 +320,12 @@ def test_saved_model_says_what_the_model_says(captioner, tmp_path):
     loaded = tf.saved_model.load(str(tmp_path / "m"))
     assert {"caption", "serving_default", "serve"} <= set(loaded.signatures)
     assert_same({k: v.numpy() for k, v in loaded.signatures["caption"](image=pictures).items()}, expected)
-    assert predict(runner, pictures[0]).caption == predict(captioner, pictures[0], classes=VOCABULARY).caption
+    sentence = predict(captioner, pictures[0], classes=VOCABULARY).caption
+    assert predict(runner, pictures[0]).caption == sentence
+    Image.fromarray(pictures[0]).save(tmp_path / "picture.png")
+    monkeypatch.setattr(sys, "argv", ["run.py", str(tmp_path / "picture.png")])
+    runpy.run_path(str(tmp_path / "m" / "run.py"))
+    assert capsys.readouterr().out == f"{sentence}\n"
 
 
 @pytest.mark.slow

@@ -311,10 +311,13 @@ def test_program_takes_arrays_of_other_channels(name, shape, tmp_path, monkeypat
     from PIL import Image
 
     path, program = tmp_path / name, tmp_path / "m_run.py"
-    result = (export_tflite if path.suffix else export_saved_model)(tiny_detector(shape=shape), path, verify=False)
+    export = export_tflite if path.suffix else export_saved_model
+    result = export(tiny_detector(shape=shape), path, metadata=Metadata(classes=("0", "1")), verify=False)
     if path.is_dir():
         program = path / "run.py"
-        program.write_text(json.loads(result.card_path.read_text())["program"])
+        assert (path / "labels.txt").read_text() == "0\n1\n"
+        assert "This program lies in this folder as `run.py`" in (path / "MODEL_CARD.md").read_text()
+    assert program.read_text() == json.loads(result.card_path.read_text())["program"]
     array = RNG.integers(0, 256, (50, 80, shape[-1]), np.uint8)
     np.save(tmp_path / "array.npy", array)
     monkeypatch.chdir(tmp_path)

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from keras_cv_lectures.data import shapes_source, to_dataset
 from keras_cv_lectures.exporting import export_saved_model, export_tflite
+from keras_cv_lectures.metadata import read_metadata
 from keras_cv_lectures.preprocessing import Augmentation
 from keras_cv_lectures.runners import load_runner
 from keras_cv_lectures.systems import SYSTEMS
@@ -268,6 +269,8 @@ def test_trains_through_the_trainer_and_writes_a_run(recipe, source, tmp_path):
     assert {"loss", "val_loss", *names, *(f"val_{n}" for n in names)} <= set(run.history[0])
     for file in ("best.keras", "last.keras", "run.json", "history.csv", "train_ids.txt", "checkpoint/state.json"):
         assert (run.folder / file).exists(), file
+    points = source.keypoint_names if "keypoints" in recipe.keys else ()
+    assert read_metadata(run.folder).keypoint_names == points
     evaluation = recipe.evaluate(load_runner(run.folder), source.subset(range(12, 16)))
     assert evaluation.pictures == 4
     # What fit showed for the best epoch is what evaluating the saved model gives.

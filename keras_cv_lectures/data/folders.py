@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -76,7 +77,8 @@ def folder_source(
     """Pictures in one folder and their masks in another, paired by file name.
 
     `a.jpg` goes with `a.png`, and also with `a_mask.png`, `a_label.png`, `a_L.png`, `a_labelIds.png` and the like. The
-    two folders may be one if the masks have such an ending. Subfolders are searched; hidden files are not.
+    two folders may be one if the masks have such an ending, and one may lie inside the other. Subfolders are searched,
+    also those that are links to folders elsewhere; hidden files are not.
 
     Args:
         images: folder of pictures of any kind that `read_image` reads.
@@ -157,7 +159,7 @@ def find_pairs(
     """
     images, masks = Path(images), Path(masks)
     name = name or str(images)
-    image_files, mask_files = pictures_below(images), pictures_below(masks)
+    image_files, mask_files = pictures_below(images, without=masks), pictures_below(masks, without=images)
     if images.resolve() == masks.resolve():
         mask_files = {key: p for key, p in mask_files.items() if _MASK_ENDING.search(key)}
         image_files = {key: p for key, p in image_files.items() if key not in mask_files}
@@ -217,19 +219,62 @@ def _attempt(read: Callable[[], np.ndarray]) -> tuple[np.ndarray | None, str | N
         return None, str(error)
 
 
-def pictures_below(folder: Path) -> dict[str, list[Path]]:
-    """Pictures below `folder`: relative path without extension -> the files of that name."""
+def pictures_below(folder: Path, *, without: Path | None = None) -> dict[str, list[Path]]:
+    """Pictures below `folder`: relative path without extension -> the files of that name.
+
+    Args:
+        without: a folder whose files are left out if it lies inside of `folder`.
+    """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder. Check the path.")
+    inner = _place_inside(without, folder) if without is not None else None
     found: dict[str, list[Path]] = defaultdict(list)
-    for path in sorted(folder.rglob("*")):
-        inside = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in inside.parts)
-        if not hidden and path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
-            found[inside.with_suffix("").as_posix()].append(path)
+    for path in sorted(files_below(folder)):
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+            inside = path.relative_to(folder)
+            if inner is None or not inside.is_relative_to(inner):
+                found[inside.with_suffix("").as_posix()].append(path)
     if not found:
-        raise DataError(f"{folder} holds no picture ({', '.join(IMAGE_SUFFIXES)}). Check the path.")
+        beside = f" outside of {without}" if inner is not None else ""
+        raise DataError(f"{folder} holds no picture ({', '.join(IMAGE_SUFFIXES)}){beside}. Check the path.")
     return dict(found)
+
+
+def files_below(folder: Path, _above: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """Files in `folder` and in all folders below it, hidden ones left out, in no particular order.
+
+    Links to folders are followed, but for one to a folder that the way has come through, which would have no end.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    place = os.path.realpath(folder)
+    if place in _above:
+        return
+    try:
+        with os.scandir(folder) as listing:
+            entries = [(folder / entry.name, _is_folder(entry)) for entry in listing if not entry.name.startswith(".")]
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read ({error.strerror}). Check who may read it.") from error
+    for path, is_folder in entries:
+        if is_folder:
+            yield from files_below(path, _above | {place})
+        else:
+            yield path
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    # `is_dir` alone raises of a link to itself.
+    return entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry.path))
+
+
+def _place_inside(inner: Path, outer: Path) -> Path | None:
+    """The way from `outer` to `inner`; None where that lies elsewhere or is the same folder."""
+    for place in (os.path.abspath, os.path.realpath):
+        low, high = Path(place(inner)), Path(place(outer))
+        if low != high and low.is_relative_to(high):
+            return low.relative_to(high)
+    return None
 
 
 def visible(paths: Iterable[Path]) -> Iterator[Path]:

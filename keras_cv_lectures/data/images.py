@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".g
 _PROGRAMS = ("EPS",)
 _FIRST_BYTES = (b"\xff\xd8", b"\x89PNG", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM", b"GIF8", b"RIFF")
 _NEW_SUBFILE_TYPE = 254  # TIFF tag; bit 0 marks a reduced copy of another page.
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _BANDS, _SAMPLE_FORMAT = 256, 257, 258, 259, 277, 339  # TIFF tags
 
 
 def read_image(path: str | Path, channels: int | None = 3, *, content: bytes | None = None) -> np.ndarray:
@@ -103,8 +105,36 @@ def _decode(path: str | Path, convert: Callable[[Image, float], np.ndarray], con
             with path.open("rb") if content is None else io.BytesIO(content) as file:
                 if not file.read(4).startswith(_FIRST_BYTES):
                     raise DataError(f"{path} is not a picture (JPEG, PNG, TIFF, BMP ...). {repair}") from error
+                kind = _kind_of_tiff(file)
+            if kind:
+                raise DataError(
+                    f"{path} is a TIFF of {kind}, which is not read; grey, palette, RGB and CMYK of 8 or 16 bits "
+                    "and grey of floating point are. Save it as one of these, or read it yourself (tifffile, "
+                    "rasterio): predict takes arrays (height, width, channels), training a reader of your own "
+                    "(docs/own_reader.md)."
+                ) from error
             raise DataError(f"{path} is truncated or damaged within its first bytes. {repair}") from error
         raise DataError(f"{path} is truncated or damaged ({type(error).__name__}: {error}). {repair}") from error
+
+
+def _kind_of_tiff(file: Any) -> str:
+    """Bands and bits of a TIFF that Pillow has no mode for; "" where the file is none, or damaged."""
+    from PIL.TiffImagePlugin import COMPRESSION_INFO, ImageFileDirectory_v2
+
+    try:
+        file.seek(0)
+        header = file.read(8)
+        tags = ImageFileDirectory_v2(header + (file.read(8) if header[2:3] == b"+" else b""))
+        file.seek(tags.next)
+        with warnings.catch_warnings(action="error"):  # of entries that are cut off
+            tags.load(file)
+        bands, bits, format_ = tags.get(_BANDS, 1), tags.get(_BITS, (1,)), tags.get(_SAMPLE_FORMAT, (1,))
+        if not tags[_WIDTH] or not tags[_HEIGHT] or tags.get(_COMPRESSION, 1) not in COMPRESSION_INFO:
+            return ""
+        depth = "/".join(str(b) for b in dict.fromkeys(bits))
+        return f"{bands} band{'s' * (bands != 1)} of {depth} bits{' floating point' if 3 in format_ else ''}"
+    except Exception:  # Damaged files make Pillow raise almost anything.
+        return ""
 
 
 def _scale_of_grey(picture: Any) -> float:

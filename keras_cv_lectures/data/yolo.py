@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_cv_lectures.data.folders import natural, pictures_below
+from keras_cv_lectures.data.folders import files_below, natural, pictures_below
 from keras_cv_lectures.data.objects import (
     ObjectListing,
     Objects,
@@ -171,7 +171,9 @@ def yolo_splits(folder: str | Path) -> tuple[str | None, ...]:
 
 def has_yolo_labels(folder: Path) -> bool:
     """Whether a text file below `labels` has a picture of its name below `images`."""
-    stems = (text.relative_to(folder / "labels").with_suffix("") for text in folder.glob("labels/**/*.txt"))
+    labels = folder / "labels"
+    files = files_below(labels) if labels.is_dir() else ()
+    stems = (path.relative_to(labels).with_suffix("") for path in files if path.suffix == ".txt")
     listed: dict[Path, dict[str, Path]] = {}
     return any(with_suffix(folder / "images" / stem, listed).is_file() for stem in stems)
 
@@ -216,9 +218,10 @@ def _layouts(folder: Path) -> dict[str | None, tuple[Path, Path]]:
 
 def _text_files(folder: Path) -> dict[str, Path]:
     """Relative path without extension -> text file."""
-    files = (path for path in sorted(folder.rglob("*.txt")) if path.name != "classes.txt" and path.is_file())
-    found = {path.relative_to(folder).as_posix().removesuffix(".txt"): path for path in files}
-    return {key: path for key, path in found.items() if not any(part.startswith(".") for part in key.split("/"))}
+    files = (path for path in sorted(files_below(folder)) if path.suffix == ".txt" and path.is_file())
+    return {
+        path.relative_to(folder).as_posix().removesuffix(".txt"): path for path in files if path.name != "classes.txt"
+    }
 
 
 def _read(path: Path, count: int) -> tuple[list[_Entry], list[str]]:

@@ -36,6 +36,8 @@ VARIANTS = ("v1", "v2")
 _MOBILE = ("c5_early", "c5")
 # Our name of a backbone -> torchvision's of the detectors on it.
 _TORCHVISION = {"resnet50_v1_5": "resnet50_fpn", "mobilenetv3_large": "mobilenet_v3_large_fpn"}
+# Its network on MobileNetV3 for small pictures differs in nothing but `min_size` and `max_size`, and in the weights.
+_SMALL_PICTURES, _SMALL_MOBILE = (320, 640), "mobilenet_v3_large_320_fpn"
 
 
 @explain_arguments
@@ -116,7 +118,8 @@ def build_faster_rcnn(
         coco_outputs: True for a head with torchvision's 91 outputs, of which 80 are COCO's categories; the labels are
             0..79 all the same (names: `detection.COCO_CLASSES`). None: with published weights and 80 classes.
         weights: None, "torchvision/coco_v1" (downloaded on this request) or the path of a `.keras`, `.weights.h5`,
-            `.pth` or `.safetensors` file of this network.
+            `.pth` or `.safetensors` file of this network. Of the two files that are published for MobileNetV3 the one
+            for small pictures goes with min_size=320 and max_size=640, the other one with all other sizes.
         name: name of the model.
 
     Raises:
@@ -329,18 +332,19 @@ def _build(
         name=name,
     )
     if weights is not None:
-        architecture = _architecture(system, backbone, second)
+        architecture = _architecture(system, backbone, second, (settings["min_size"], settings["max_size"]))
         load_weights(model, weights, architecture=architecture)
         if frozen_normalization and _trained_without_epsilon(weights, architecture):
             freeze_normalization(body, epsilon=0.0)
     return model
 
 
-def _architecture(system: str, backbone, second: bool) -> str | None:
-    """torchvision's name of the network."""
+def _architecture(system: str, backbone, second: bool, sizes: tuple[int | None, int | None]) -> str | None:
+    """torchvision's name of the network that brings pictures to `sizes`."""
     if not _is_torchvisions(backbone):
         return None
-    return f"{system}_{_TORCHVISION[backbone]}" + ("_v2" if second else "")
+    small = backbone == "mobilenetv3_large" and sizes == _SMALL_PICTURES
+    return f"{system}_{_SMALL_MOBILE if small else _TORCHVISION[backbone]}" + ("_v2" if second else "")
 
 
 def _is_torchvisions(backbone) -> bool:

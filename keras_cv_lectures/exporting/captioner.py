@@ -15,6 +15,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_cv_lectures.errors import DataError, ModelError
+from keras_cv_lectures.exporting.graphs import save_graphs
 from keras_cv_lectures.exporting.rewrite import in_float32
 from keras_cv_lectures.language import Captioner, CaptionSearch
 from keras_cv_lectures.language.captioner import flatten
@@ -86,14 +87,7 @@ def write_decoder_graphs(model: Captioner, path: Path, map_shape: tuple[int, int
     for name, (function, specs) in _functions(model, (1, *map_shape)).items():
         graphs[name] = tf.function(function, autograph=False).get_concrete_function(**specs)
         refuse_changes(graphs[name], model.name)
-    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-    logger = tf.get_logger()
-    level = logger.level
-    logger.setLevel("ERROR")  # "Assets written to ..." names a temporary folder.
-    try:
-        tf.saved_model.save(module, str(path), signatures=graphs, options=options)
-    finally:
-        logger.setLevel(level)
+    save_graphs(module, path, graphs)
 
 
 def _functions(model: Captioner, shape: tuple[int, ...]) -> dict[str, tuple[Callable, dict[str, tf.TensorSpec]]]:

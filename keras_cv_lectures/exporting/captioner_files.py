@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from keras_cv_lectures.exporting.detector_files import bands_resized
+from keras_cv_lectures.exporting.detector_files import bands_resized, picture_read
 
 
 def caption_program(name: str, shape: tuple[int | None, ...], words: str | None, *, tflite: bool) -> str:
@@ -20,11 +20,8 @@ def caption_program(name: str, shape: tuple[int | None, ...], words: str | None,
     sides = None if None in (height, width) else f"({width}, {height})"
     if channels in (1, 3):
         given, imports = "PICTURE", ["from PIL import Image, ImageOps"]
-        resized = f".resize({sides}, Image.Resampling.BILINEAR)" if sides else ""
-        read = [
-            "picture = ImageOps.exif_transpose(Image.open(sys.argv[1]))",
-            f'picture = picture.convert("{"L" if channels == 1 else "RGB"}"){resized}',
-        ]
+        read = picture_read("sys.argv[1]", "L" if channels == 1 else "RGB")
+        read += [f"picture = picture.resize({sides}, Image.Resampling.BILINEAR)"] if sides else []
         array = f"np.asarray(picture, np.uint8).reshape(1, picture.height, picture.width, {channels})"
     else:  # No picture file that Pillow reads has so many channels.
         given, imports = f"ARRAY.npy, (height, width, {channels}) in 0..255", ["from PIL import Image"] if sides else []

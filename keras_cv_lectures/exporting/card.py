@@ -15,7 +15,14 @@ import tensorflow as tf
 from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.exporting.captioner import caption_facts
 from keras_cv_lectures.exporting.captioner_files import caption_program
-from keras_cv_lectures.exporting.detector_files import bands_resized, detector_facts, labels_file, run_program
+from keras_cv_lectures.exporting.detector_files import (
+    bands_resized,
+    detector_facts,
+    labels_file,
+    picture_read,
+    program_file,
+    run_program,
+)
 from keras_cv_lectures.exporting.result import ExportResult, is_captioner, is_detector
 from keras_cv_lectures.files import write_text
 from keras_cv_lectures.geometry.receptive import receptive_field
@@ -75,7 +82,7 @@ def build_card(
     run = runnable if isinstance(runnable, Runner) else load_runner(runnable or model)
     outputs = run(np.zeros(batch_shape, np.uint8))
     tflite = result.path.suffix == ".tflite"
-    labels = labels_file(result.path).name if metadata.classes and tflite else None
+    labels = labels_file(result.path).name if metadata.classes else None
     size = (None, None) if open_size else (height, width)
     seen = (metadata.input_size or size) if open_size else size
     if is_captioner(outputs):
@@ -202,7 +209,7 @@ def _program(
             resized = f"picture.crop(({', '.join(edges)}))"
         rows = f"{height}, {width}" if sides else "picture.height, picture.width"
         picture = [
-            f'picture = ImageOps.exif_transpose(Image.open("PICTURE.jpg")).convert({mode!r})',
+            *picture_read('"PICTURE.jpg"', mode),
             f"image = np.asarray({resized}).reshape(1, {rows}, {channels})",
         ]
     else:  # No picture file that Pillow reads has so many channels.
@@ -295,7 +302,7 @@ def card_markdown(card: dict[str, Any]) -> str:
     lines += ["## Input and outputs", "", "| name | type | shape |", "|---|---|---|"]
     for name, value in {**card["input"], **card["outputs"]}.items():
         lines.append(f"| {name} | {value['dtype']} | {tuple(value['shape'])} |")
-    lines += ["", "## Run it", "", "```python", card["program"].rstrip(), "```", ""]
+    lines += ["", "## Run it", "", *_where(card), "```python", card["program"].rstrip(), "```", ""]
     if card["classes"] and card.get("task") == "captioning":
         lines += [
             "## Words",
@@ -315,6 +322,15 @@ def card_markdown(card: dict[str, Any]) -> str:
     size = " on a picture of {}x{} pixels".format(*card["measured_size"]) if card.get("measured_size") else ""
     lines += [f"Measured{size} on the machine that exported the file{where}. " + _versions(card), ""]
     return "\n".join(lines)
+
+
+def _where(card: dict[str, Any]) -> list[str]:
+    """Where the program stands already that the card shows."""
+    file = Path(card["file"])
+    if card.get("task") not in ("detection", "captioning"):
+        return []
+    place = "beside the file" if file.suffix == ".tflite" else "in this folder"
+    return [f"This program lies {place} as `{program_file(file).name}`:", ""]
 
 
 def _caption_rows(card: dict[str, Any]) -> dict[str, str]:

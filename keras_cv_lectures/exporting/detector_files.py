@@ -15,7 +15,7 @@ from keras_cv_lectures.layers import Detections
 from keras_cv_lectures.metadata import Metadata
 from keras_cv_lectures.postprocessing.detection import CANVAS_COLOR, MASK_THRESHOLD
 
-PROGRAM_SUFFIX = "_run.py"
+PROGRAM_FILE, LABELS_FILE = "run.py", "labels.txt"  # in the folder of a SavedModel
 
 # Pillow's way to resize without antialiasing; `resize` always filters pictures that shrink.
 _SAMPLED = "transform({}, Image.Transform.AFFINE, (back[0], 0, 0, 0, back[1], 0), Image.Resampling.BILINEAR)"
@@ -26,8 +26,18 @@ _MASKS = f"""\
 
 
 def labels_file(path: Path) -> Path:
-    """Where the class names of a `.tflite` file stand, one a line in label order."""
-    return path.with_suffix(".txt")
+    """Where the class names of a `.tflite` file or SavedModel folder stand, one a line in label order."""
+    return path.with_suffix(".txt") if path.suffix == ".tflite" else path / LABELS_FILE
+
+
+def program_file(path: Path) -> Path:
+    """Where the program stands that runs a `.tflite` file or SavedModel folder."""
+    return path.with_name(f"{path.stem}_{PROGRAM_FILE}") if path.suffix == ".tflite" else path / PROGRAM_FILE
+
+
+def labels_text(classes: Iterable[str]) -> str:
+    """The content of `labels_file`: a name is a line, whatever it holds."""
+    return "".join(" ".join(name.split()) + "\n" for name in classes)
 
 
 def with_labels(metadata: Metadata, model: keras.Model) -> Metadata:
@@ -65,6 +75,17 @@ def bands_resized(array: str, sides: str, how: str = "resize({}, Image.Resamplin
     return f"bands = [{resized} for band in np.moveaxis({array}, -1, 0)]"
 
 
+def picture_read(file: str, mode: str) -> list[str]:
+    """Lines of a program that read the picture at the expression `file` as `predict` does: upright, in `mode`."""
+    return [
+        f"picture = ImageOps.exif_transpose(Image.open({file}))",
+        'if picture.mode[0] in "IF":  # grey of 16 bits, or of fractions',
+        '    picture = np.asarray(picture) * (255 if picture.mode == "F" else 1 / 257)',
+        "    picture = Image.fromarray(np.uint8(picture + 0.5))",
+        f'picture = picture.convert("{mode}")',
+    ]
+
+
 def run_program(
     name: str, outputs: Iterable[str], shape: tuple[int | None, ...], labels: str | None, *, tflite: bool
 ) -> str:
@@ -86,7 +107,7 @@ def run_program(
     color = CANVAS_COLOR if channels == 3 else round(sum(CANVAS_COLOR) / 3)
     if channels in (1, 3):
         given = "PICTURE"
-        read = ['picture = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")']
+        read = picture_read("sys.argv[1]", "RGB")
         whole = [f'seen = picture.convert("{mode}")']
         small = [
             f"small = picture.{_SAMPLED.format('sides')}",
@@ -162,4 +183,15 @@ def _detections(model: keras.Model) -> Detections | None:
     return next(found, None)
 
 
-__all__ = ["PROGRAM_SUFFIX", "bands_resized", "detector_facts", "labels_file", "run_program", "with_labels"]
+__all__ = [
+    "LABELS_FILE",
+    "PROGRAM_FILE",
+    "bands_resized",
+    "detector_facts",
+    "labels_file",
+    "labels_text",
+    "picture_read",
+    "program_file",
+    "run_program",
+    "with_labels",
+]

@@ -16,23 +16,21 @@ import tensorflow as tf
 from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.exporting.captioner import captioner_in_float32, check_vocabulary
 from keras_cv_lectures.exporting.card import build_card, plain_metrics, write_card
-from keras_cv_lectures.exporting.detector_files import with_labels
+from keras_cv_lectures.exporting.detector_files import labels_file, labels_text, program_file, with_labels
+from keras_cv_lectures.exporting.given import MARKDOWN_FILE, model_to_export, refuse_other_content, warn_of_raw_input
+from keras_cv_lectures.exporting.graphs import save_graphs
 from keras_cv_lectures.exporting.result import ExportResult, compare, facts, folder_size, is_captioner, is_detector
 from keras_cv_lectures.exporting.rewrite import folded, in_float32
-from keras_cv_lectures.files import atomic_path
+from keras_cv_lectures.files import atomic_path, write_text
 from keras_cv_lectures.geometry.receptive import accepts_size, fit_size, receptive_field
 from keras_cv_lectures.language import Captioner
 from keras_cv_lectures.metadata import CARD_FILE, Metadata
 from keras_cv_lectures.runners import SIGNATURE, load_runner
 from keras_cv_lectures.serving import declared_shape, freeze, refuse_changes, serving_function
 
-MARKDOWN_FILE = "MODEL_CARD.md"
-# What TensorFlow raises instead of an OSError when it cannot write.
-_DISK_ERRORS = (tf.errors.ResourceExhaustedError, tf.errors.UnknownError, tf.errors.PermissionDeniedError)
-
 
 def export_saved_model(
-    model: keras.Model,
+    model: keras.Model | str | os.PathLike,
     path: str | os.PathLike,
     *,
     input_shape: tuple[int, ...] | None = None,
@@ -47,14 +45,16 @@ def export_saved_model(
     H, W, C) uint8 and return the outputs of `serving_outputs`: for segmentation `logits`, `probabilities` and
     `class_map`, for a detector those of `detection.Detector`, for a captioner those of `language.Captioner`. The
     weights are constants of the graph, which TensorFlow arranges once for the processor. A model card
-    (`model_card.json`, `MODEL_CARD.md`) lies inside.
+    (`model_card.json`, `MODEL_CARD.md`) lies inside; of a detector or captioner also its class names or words
+    (`labels.txt`, the number of the line is the id) and a program that runs it on a picture file (`run.py`).
 
     Args:
-        model: of pictures (B, H, W, C), as the builders make it.
-        path: folder to write; an older one is replaced only when the new one is complete.
+        model: of pictures (B, H, W, C), as the builders make it, or the path of a run folder or `.keras` file.
+        path: folder to write. An older SavedModel there is replaced, but only when the new one is complete; a folder
+            that holds anything else is refused.
         input_shape: (height, width) or (height, width, channels) to fix the picture size; None keeps the model's own,
             which may be any.
-        metadata: labels and training size, for the card.
+        metadata: labels and training size, for the card; None takes what stands beside a `model` given by its path.
         metrics: measured quality by name, for the card.
         verify: load the folder, run it on a random picture, compare it with the model and time it.
         constant_weights: False keeps the weights as variables, batch normalisation folded into them. TensorFlow holds
@@ -62,11 +62,14 @@ def export_saved_model(
             the memory, loads in a fraction of the time and runs a little slower.
 
     Raises:
-        ModelError: a metric is no number, the outputs differ from the model's by more than 1e-4, a detector finds other
-            objects, no picture size was found that a network of open size takes, or the disk is full. Nothing is left
-            then.
+        ModelError: there is no model, `path` holds something else, a metric is no number, the outputs differ from the
+            model's by more than 1e-4, a detector finds other objects, no picture size was found that a network of open
+            size takes, or the disk is full. Nothing is left then.
     """
-    path, metadata, metrics = Path(path), metadata or Metadata(), plain_metrics(metrics)
+    path, metrics = Path(path), plain_metrics(metrics)
+    refuse_other_content(path)
+    model, metadata = model_to_export(model, metadata)
+    warn_of_raw_input(model)
     if isinstance(model, Captioner):
         check_vocabulary(model, metadata)
         model = captioner_in_float32(model)
@@ -94,6 +97,10 @@ def export_saved_model(
             model, result, sample.shape, metadata, metrics, runnable=runner, open_size=shape[:2] == (None, None)
         )
         write_card(card, target / CARD_FILE, target / MARKDOWN_FILE)
+        if is_detector(card["outputs"]) or is_captioner(card["outputs"]):
+            write_text(program_file(target), card["program"])
+            if metadata.classes:
+                write_text(labels_file(target), labels_text(metadata.classes))
     return result
 
 
@@ -123,17 +130,8 @@ def write_serving_graph(
     signature = module.serve.get_concrete_function()
     refuse_changes(signature, model.name)
     names = sorted(signature.structured_outputs)
-    logger = tf.get_logger()
-    level = logger.level
-    logger.setLevel("ERROR")  # "Assets written to ..." names a temporary folder.
-    try:
-        # What is served is not trained: gradients of our own would be saved, too, and those that refer to values of
-        # the graph cannot be.
-        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-        keys = (SIGNATURE, "serve", *(["caption"] if is_captioner(names) else []))
-        tf.saved_model.save(module, str(path), signatures=dict.fromkeys(keys, signature), options=options)
-    finally:
-        logger.setLevel(level)
+    keys = (SIGNATURE, "serve", *(["caption"] if is_captioner(names) else []))
+    save_graphs(module, path, dict.fromkeys(keys, signature))
     return names
 
 
@@ -193,7 +191,7 @@ def writing(path: Path) -> Iterator[Path]:
     try:
         with atomic_path(path) as target:
             yield target
-    except (OSError, *_DISK_ERRORS) as error:
+    except OSError as error:
         raise ModelError(
             f"{path} could not be written: {error}. {_free_space(path.parent)} Free some space or choose another "
             "folder; nothing was left behind."

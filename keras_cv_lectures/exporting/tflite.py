@@ -26,7 +26,8 @@ from keras_cv_lectures.exporting.captioner import (
     write_decoder_graphs,
 )
 from keras_cv_lectures.exporting.card import build_card, plain_metrics, write_card
-from keras_cv_lectures.exporting.detector_files import PROGRAM_SUFFIX, labels_file, with_labels
+from keras_cv_lectures.exporting.detector_files import labels_file, labels_text, program_file, with_labels
+from keras_cv_lectures.exporting.given import model_to_export, warn_of_raw_input
 from keras_cv_lectures.exporting.join import in_sequence
 from keras_cv_lectures.exporting.quantize import quantize, quantize_networks, values_in_eight_bits
 from keras_cv_lectures.exporting.ranges import with_measured_ranges
@@ -55,7 +56,7 @@ _COMPARED = 8
 
 
 def export_tflite(
-    model: keras.Model,
+    model: keras.Model | str | os.PathLike,
     path: str | os.PathLike,
     *,
     precision: str = "float32",
@@ -81,7 +82,7 @@ def export_tflite(
     said last, to `log_probabilities` (1, K, V), the next state and `attention` (1, K, L). K is the model's `beam_size`.
 
     Args:
-        model: of pictures (B, H, W, C), as the builders make it.
+        model: of pictures (B, H, W, C), as the builders make it, or the path of a run folder or `.keras` file.
         path: file to write, ending in `.tflite`; an older one is replaced only when the new one has passed.
         precision: "float32"; "float16" (weights in half the space, computed in float32 on a CPU); "int8" (weights,
             one scale per channel, and activations in 8 bits; softmax and sigmoid in float32; of a detector the networks
@@ -91,9 +92,9 @@ def export_tflite(
             shuffle them. For the other precisions the first few are used for the comparison.
         input_shape: (height, width) or (height, width, channels) in pixels; None takes the model's own where it is
             known.
-        dynamic: leave height and width open, to be set by `resize_tensor_input` on the device. Slower than a fixed
-            size, and not with int8 kernels on every accelerator.
-        metadata: labels and training size, for the card.
+        dynamic: leave height and width open, to be set by `resize_tensor_input` on the device; excludes `input_shape`.
+            Slower than a fixed size, and not with int8 kernels on every accelerator.
+        metadata: labels and training size, for the card; None takes what stands beside a `model` given by its path.
         metrics: measured quality by name, for the card.
         verify: run the file and compare it with the model.
 
@@ -110,7 +111,14 @@ def export_tflite(
         raise ModelError(f"`path` must end in .tflite. Received: {path}")
     if precision not in PRECISIONS:
         raise ModelError(f"`precision` must be one of {PRECISIONS}. Received: precision={precision!r}")
-    metadata, metrics = metadata or Metadata(), plain_metrics(metrics)
+    if dynamic and input_shape is not None:
+        raise ModelError(
+            "`dynamic` leaves height and width open and `input_shape` fixes them. Received: dynamic=True, "
+            f"input_shape={tuple(input_shape)}. Drop one of them."
+        )
+    metrics = plain_metrics(metrics)
+    model, metadata = model_to_export(model, metadata)
+    warn_of_raw_input(model)
     captioner = isinstance(model, Captioner)
     if captioner:
         check_vocabulary(model, metadata)
@@ -135,7 +143,6 @@ def export_tflite(
     graph_shape = (1, None, None, shape[2]) if dynamic else (1, *shape)
 
     metadata = with_labels(metadata, reference)
-
     with contextlib.ExitStack() as files:
         target = files.enter_context(writing(path))
         if captioner:
@@ -159,11 +166,9 @@ def export_tflite(
         json_target, markdown_target = (files.enter_context(writing(path.with_suffix(s))) for s in (".json", ".md"))
         write_card(card, json_target, markdown_target)
         if is_detector(card["outputs"]) or is_captioner(card["outputs"]):
-            write_text(files.enter_context(writing(path.with_name(path.stem + PROGRAM_SUFFIX))), card["program"])
+            write_text(files.enter_context(writing(program_file(path))), card["program"])
             if metadata.classes:
-                # A name is a line, whatever it holds.
-                lines = [" ".join(name.split()) for name in metadata.classes]
-                write_text(files.enter_context(writing(labels_file(path))), "\n".join([*lines, ""]))
+                write_text(files.enter_context(writing(labels_file(path))), labels_text(metadata.classes))
     return result
 
 

@@ -62,3 +62,17 @@ class ImageNormalization(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "convention": self.convention}
+
+
+def is_without_normalization(model: keras.Model) -> bool:
+    """Whether a segmentation network of this package was built with `include_preprocessing=False`.
+
+    Such a one has layers of this package behind the input "image", and none that brings 0..255 to other numbers.
+    Models of anybody else, detectors and captioners are none.
+    """
+    if not isinstance(model, keras.Function) or isinstance(model.output, dict | list | tuple):
+        return False
+    kinds = {type(layer) for layer in model._flatten_layers(include_self=False)}
+    normalizing = (ImageNormalization, keras.layers.Rescaling, keras.layers.Normalization)
+    ours = any(kind.__module__.partition(".")[0] == __package__.partition(".")[0] for kind in kinds)
+    return ours and model.input.name == "image" and not any(issubclass(kind, normalizing) for kind in kinds)

@@ -10,6 +10,7 @@ from keras_cv_lectures.predicting.caption_result import CaptionResult
 from keras_cv_lectures.predicting.captioning import vocabulary_of
 from keras_cv_lectures.predicting.detection_result import SHOWN_SCORE, DetectionResult
 from keras_cv_lectures.predicting.kinds import is_captioner, is_detector
+from keras_cv_lectures.predicting.naming import output_names
 from keras_cv_lectures.predicting.pictures import picture_files
 from keras_cv_lectures.predicting.predictor import network_size, predict
 from keras_cv_lectures.predicting.result import SegmentationResult
@@ -25,6 +26,7 @@ __all__ = [
     "is_captioner",
     "is_detector",
     "network_size",
+    "output_names",
     "picture_files",
     "predict",
     "predict_averaged",

@@ -27,7 +27,7 @@ class CaptionResult:
         ended: whether the model ended the caption; otherwise it was cut at the most words that it can say.
         attention: (T, h, w) float32, how much each of h x w locations of the whole picture counted for each word,
             summing to 1; None of a captioner without attention.
-        name: name of the picture's file without suffix, "" where it had none.
+        name: name of the picture's file without suffix, "" where it had none; unique among those of one `predict`.
     """
 
     image: np.ndarray

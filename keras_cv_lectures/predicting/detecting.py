@@ -15,7 +15,7 @@ from keras_cv_lectures.detection.coco import COCO_IDS
 from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.postprocessing.detection import check_detector, detected_objects, fitted_size, on_canvas
 from keras_cv_lectures.predicting.detection_result import DetectionResult
-from keras_cv_lectures.predicting.pictures import read_picture, resize_picture, with_channels
+from keras_cv_lectures.predicting.pictures import file_of, read_picture, resize_picture, with_channels
 from keras_cv_lectures.runners import Outputs, Runner
 from keras_cv_lectures.serving import running, serving_function
 from keras_cv_lectures.visualize.objects import distinct_colors
@@ -43,19 +43,28 @@ def detect(
     labels = _Labels(runner, classes, colors)
     run = open_run(runner)
     images = iter(images)
-    while batch := [read_picture(image) for image in itertools.islice(images, batch_size if canvas else 1)]:
-        adapted = [with_channels(picture, runner.input_shape[2]) for picture, _ in batch]
+    while batch := list(itertools.islice(images, batch_size if canvas else 1)):
+        pictures = [read_picture(image) for image in batch]
+        adapted = [with_channels(picture, runner.input_shape[2]) for picture, _ in pictures]
         sizes = [fitted_size(p.shape[:2], canvas) if canvas else p.shape[:2] for p in adapted]
         seen = [resize_picture(p, size, antialias=False) for p, size in zip(adapted, sizes, strict=True)]
         outputs = run(np.stack([on_canvas(p, canvas) for p in seen] if canvas else seen))
         check_detector(outputs)
         runner.facts["max_detections"] = np.shape(outputs["scores"])[1]
-        for index, ((picture, name), size) in enumerate(zip(batch, sizes, strict=True)):
+        for index, (image, (picture, name), size) in enumerate(zip(batch, pictures, sizes, strict=True)):
             found = detected_objects(outputs, index, picture.shape[:2], seen_size=size)
             names, table = labels.of(found["labels"])
             masks = found.pop("masks", None)
+            file, points, known = file_of(image), found.get("keypoints"), runner.metadata.keypoint_names
             yield DetectionResult(
-                image=picture, name=name, classes=names, colors=table, mask_probabilities=masks, **found
+                image=picture,
+                name=name,
+                classes=names,
+                colors=table,
+                mask_probabilities=masks,
+                keypoint_names=known if points is not None and len(known) == points.shape[1] else (),
+                file_name=file.name if file else "",
+                **found,
             )
 
 

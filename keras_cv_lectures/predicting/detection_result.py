@@ -32,11 +32,13 @@ class DetectionResult:
         labels: (N,) int32 from 0.
         classes: names in label order, background not among them.
         colors: (red, green, blue) in 0..255 for each class.
-        name: name of the picture's file without suffix, "" where it had none.
+        name: name of the picture's file without suffix, "" where it had none; unique among those of one `predict`.
         mask_probabilities: (N, m, m) float32 in 0..1, each spread over its box; None of a detector without masks.
         mask_boxes: (N, 4) float32, those boxes where they are not `boxes`: before the cut at the picture's border.
         keypoints: (N, K, 3) float32 x, y and score, the height of a heat map's peak, which may be negative; None of a
             detector without keypoints.
+        keypoint_names: K names in their order; () where they are not known.
+        file_name: whole name of the picture's file, without its folder, "" where it had none.
     """
 
     image: np.ndarray
@@ -49,6 +51,8 @@ class DetectionResult:
     mask_probabilities: np.ndarray | None = field(default=None, repr=False)
     mask_boxes: np.ndarray | None = field(default=None, repr=False)
     keypoints: np.ndarray | None = field(default=None, repr=False)
+    keypoint_names: tuple[str, ...] = ()
+    file_name: str = ""
 
     def __repr__(self) -> str:
         height, width = self.size
@@ -143,16 +147,20 @@ class DetectionResult:
     def coco(self) -> dict[str, Any]:
         """The objects as a COCO file of one picture, ready for JSON: `images`, `categories` and `annotations`.
 
-        Annotations have a `score`, masks are run-length codes, and `category_id` is the label, from 0. Annotation tools
-        that import COCO take it as a first draft.
+        Annotations have a `score`, masks are run-length codes, and `category_id` is the label, from 0. `file_name` is
+        that of the picture's file, or `name` where it had none. Keypoints without names are called point_1, point_2,
+        .... Annotation tools that import COCO take it as a first draft, and `coco_source` reads it.
         """
         found = {"boxes": self.boxes, "scores": self.scores, "labels": self.labels}
+        points = {}
         if self.keypoints is not None:
             found["keypoints"] = self.keypoints
+            count = self.keypoints.shape[1]
+            points["keypoints"] = list(self.keypoint_names) or [f"point_{k}" for k in range(1, count + 1)]
         height, width = self.size
         return {
-            "images": [{"id": 1, "file_name": self.name, "height": height, "width": width}],
-            "categories": [{"id": label, "name": name} for label, name in enumerate(self.classes)],
+            "images": [{"id": 1, "file_name": self.file_name or self.name, "height": height, "width": width}],
+            "categories": [{"id": label, "name": name, **points} for label, name in enumerate(self.classes)],
             "annotations": detection.coco_annotations(
                 found, self.size, crops=None if self.mask_probabilities is None else self.crops()
             ),

@@ -40,11 +40,21 @@ def read_picture(image: Any) -> tuple[np.ndarray, str]:
     Raises:
         DataError: for a file that is no picture, or an array of another shape or range, naming the repair.
     """
+    file = file_of(image)
+    name = file.stem if file else ""
     if isinstance(image, str | os.PathLike):
-        return read_image(image, channels=None), Path(image).stem
-    if hasattr(image, "getbands") and hasattr(image, "mode"):
-        return _from_pil(image), Path(getattr(image, "filename", "") or "").stem
-    return _from_array(np.asarray(image)), ""
+        return read_image(image, channels=None), name
+    return _from_pil(image) if _is_pil(image) else _from_array(np.asarray(image)), name
+
+
+def file_of(image: Any) -> Path | None:
+    """The file of a picture, be it a path or a PIL image that was opened from one; None where there is none."""
+    name = getattr(image, "filename", "") if _is_pil(image) else image
+    return Path(name) if isinstance(name, str | os.PathLike) and str(name) else None
+
+
+def _is_pil(image: Any) -> bool:
+    return hasattr(image, "getbands") and hasattr(image, "mode")
 
 
 def with_channels(picture: np.ndarray, channels: int) -> np.ndarray:
@@ -115,11 +125,11 @@ def _from_array(image: np.ndarray) -> np.ndarray:
         raise DataError(f"A picture must hold numbers in 0..255. Received: dtype {image.dtype}.{hint}")
     low, high = image.min(), image.max()
     if not (low >= 0 and high <= 255):  # Also catches NaN.
-        hint = "Divide 16-bit values by 257." if image.dtype.kind in "iu" else "Undo its normalisation."
-        raise DataError(
-            f"A picture must lie in 0..255; the model normalises by itself. Received: values from {low} to {high}. "
-            f"{hint}"
-        )
+        if image.dtype.kind in "iu":
+            hint = "Divide 16-bit values by 257."
+        else:
+            hint = "Undo its normalisation; a model built with include_preprocessing=False takes it as model(images)."
+        raise DataError(f"A picture must lie in 0..255. Received: values from {low} to {high}. {hint}")
     if image.dtype.kind == "f" and 0 < high <= 1:
         raise DataError(
             f"A picture must lie in 0..255; this one seems to lie in 0..1 (largest value {high}). Multiply it by 255."

@@ -20,6 +20,7 @@ from keras_cv_lectures.predicting.captioning import caption
 from keras_cv_lectures.predicting.detecting import detect
 from keras_cv_lectures.predicting.detection_result import DetectionResult
 from keras_cv_lectures.predicting.kinds import is_captioner, is_detector, note_outputs
+from keras_cv_lectures.predicting.naming import named
 from keras_cv_lectures.predicting.pictures import picture_files, read_picture, resize_picture, with_channels
 from keras_cv_lectures.predicting.result import SegmentationResult
 from keras_cv_lectures.predicting.tiled import (
@@ -85,7 +86,8 @@ def predict(
     Returns:
         A `SegmentationResult` for one picture, a `DetectionResult` if the model is a detector, or a `CaptionResult` if
         it is a captioner; for several an iterator of them, which reads and predicts a picture when it is asked for the
-        next.
+        next. Their names differ, so that `save` writes each under its own: that of the file where it is the only one,
+        else with folders or suffix (`a_x`, `b_x`); "prediction_0001", "prediction_0002", ... of arrays.
 
     Raises:
         DataError: a file is no picture; an array has another shape or range (values in 0..1 for example).
@@ -102,7 +104,7 @@ def predict(
     several = _several(image)
     if several is None:
         return next(predictor.results([image]))
-    return predictor.results(several)
+    return named(several, predictor.results)
 
 
 def _several(image: Any) -> Iterable[Any] | None:

@@ -24,7 +24,7 @@ class SegmentationResult:
         class_map: (H, W) int32, label of every pixel.
         classes: names in label order.
         colors: (red, green, blue) in 0..255 for each class.
-        name: name of the picture's file without suffix, "" where it had none.
+        name: name of the picture's file without suffix, "" where it had none; unique among those of one `predict`.
         probabilities: (H, W, K) float32, in 0..1; K = 1 holds the foreground's. Made at first use, since it is K times
             as large as all the rest; of a large tiled picture it costs the network's time again.
     """

@@ -88,8 +88,6 @@ def export_run(
             exporter refuses. A failure to open the run's own data to score the file on is logged instead, as it is
             where `spec` can be calibrated with but has no validation split.
     """
-    if path.suffix == ".tflite" or (path / "saved_model.pb").exists():
-        raise ModelError(f"{path} is an export already. Export from the run folder or the `.keras` file.")
     if file_format == "saved_model" and precision != "float32":
         raise ModelError(f"a SavedModel is float32; {precision} needs --format tflite.")
     if low_memory and file_format != "saved_model":

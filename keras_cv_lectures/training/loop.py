@@ -186,6 +186,7 @@ def train(
         colors=colors,
         input_size=options.input_size,
         config=_told(config),
+        keypoint_names=train_source.keypoint_names if "keypoints" in recipe.keys else (),
     )
     if chief:
         write_json(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -13,6 +16,7 @@ from keras_cv_lectures.files import digest
 
 BASE_URL = "https://download.pytorch.org/models/"
 _CHUNK = 2**20
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -121,7 +125,8 @@ def cache_folder() -> Path:
 def download(file: PublishedFile | str) -> Path:
     """Path of a published file in the cache, downloaded if it is not there yet.
 
-    An interrupted download goes on where it stopped when it is asked for again.
+    An interrupted download goes on where it stopped when it is asked for again. Of several processes or threads that
+    ask for the same file one downloads it, and the others wait for it.
 
     Args:
         file: an entry of `PUBLISHED`, or its name.
@@ -143,13 +148,21 @@ def download(file: PublishedFile | str) -> Path:
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
+    with _alone(part):
+        if not path.exists():  # Nobody else has brought it meanwhile.
+            _download(file, part, path)
+    return path
+
+
+def _download(file: PublishedFile, part: Path, path: Path) -> None:
     # Imported here: HTTP and TLS are a tenth of the time that importing this package takes.
     import http.client
 
     try:
         _fetch(file.url, part)
     except (http.client.HTTPException, OSError) as error:
-        kept = f" The {part.stat().st_size} bytes that came are kept; ask again to go on." if part.exists() else ""
+        came = part.stat().st_size if part.exists() else 0
+        kept = f" The {came} bytes that came are kept; ask again to go on." if came else ""
         raise ModelError(
             f"{file.name} ({file.megabytes:.0f} MB) could not be downloaded from {file.url}: {error}.{kept} Without "
             f"network, fetch that address elsewhere and put the file at {path}, or pass its path as `weights`."
@@ -161,7 +174,37 @@ def download(file: PublishedFile | str) -> Path:
             f"{file.sha256_prefix}. It was deleted; ask again, or fetch it elsewhere and put it at {path}."
         )
     os.replace(part, path)
-    return path
+
+
+@contextlib.contextmanager
+def _alone(part: Path) -> Iterator[None]:
+    """Waits until nobody else writes to `part`, and keeps others waiting meanwhile; leaves no empty file.
+
+    The lock ends with its process, however that ends. Where there is none (Windows, some network disks), nobody waits.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    while True:
+        with part.open("ab") as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                _log.info("waiting for another download of %s", part.with_suffix("").name)
+                fcntl.flock(held, fcntl.LOCK_EX)
+            except OSError:
+                pass  # A disk that knows no locks.
+            # Who had the lock before has moved the file away, or deleted it: what is held then is no longer `part`.
+            if not part.exists() or not os.path.samestat(os.fstat(held.fileno()), part.stat()):
+                continue
+            try:
+                yield
+            finally:
+                if part.exists() and not part.stat().st_size:
+                    part.unlink()
+            return
 
 
 def _fetch(url: str, part: Path) -> None:

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from keras_cv_lectures.data import CAMVID_CLASSES, LabelMap, camvid_source, folder_source, read_mask
+from keras_cv_lectures.data.folders import pictures_below
 from keras_cv_lectures.errors import DataError
 
 
@@ -202,3 +203,44 @@ def test_real_isbi_is_binary(realdata):
     example = source[0]
     assert example["image"].shape == (*example["mask"].shape, 1)
     np.testing.assert_array_equal(example["mask"] * 255, read_mask(source.files(0)[1]))
+
+
+# Places --------------------------------------------------------------------------------------------------------------
+
+
+def test_linked_folders_are_searched_once_on_every_way(tmp_path, pair):
+    write(tmp_path / "disk" / "a.png", image())
+    write(tmp_path / "disk" / "more" / "b.png", image())
+    pair("own.png", "own.png")
+    for name in ("one", "two"):  # Two ways to one folder are two examples each.
+        (pair.images / name).symlink_to(tmp_path / "disk")
+        for inside in ("a.png", "more/b.png"):
+            write(pair.masks / name / inside, mask())
+    (tmp_path / "disk" / "round").symlink_to(pair.images)  # A ring through another disk.
+    (pair.images / "lost").symlink_to(tmp_path / "absent")
+    (pair.images / "itself").symlink_to(pair.images / "itself")
+    found = pictures_below(pair.images)
+    assert {key for key in found if "round" not in key} == {"own", "one/a", "one/more/b", "two/a", "two/more/b"}
+    assert all(key.count("round") <= 1 for key in found)
+    (tmp_path / "disk" / "round").unlink()
+    assert folder_source(pair.images, pair.masks).ids == ("one/a", "one/more/b", "own", "two/a", "two/more/b")
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_one_folder_may_lie_in_the_other(tmp_path, linked):
+    data = tmp_path / "data"
+    for name in ("a", "b"):
+        write(data / f"{name}.png", image())
+        write(data / "masks" / f"{name}.png", mask())
+    if linked:
+        (tmp_path / "link").symlink_to(data)
+    outer = tmp_path / "link" if linked else data
+    assert folder_source(outer, data / "masks").ids == ("a", "b")
+    for name in ("a", "b"):  # The other way round: what lies outside are masks.
+        write(data / f"{name}.png", mask())
+        write(data / "masks" / f"{name}.png", image())
+    assert folder_source(data / "masks", outer).ids == ("a", "b")
+    for name in ("a", "b"):
+        (data / f"{name}.png").unlink()
+    with pytest.raises(DataError, match=r"data holds no picture .* outside of .*masks\. Check the path"):
+        folder_source(data, data / "masks")

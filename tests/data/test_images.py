@@ -159,6 +159,42 @@ def test_missing_empty_and_foreign_files(tmp_path):
         read_image(tmp_path / "text.png", channels=4)
 
 
+def tiff(bands, bits, sample_format, order="<"):
+    """A TIFF of one black pixel: header, directory, what does not fit into it, and the pixel."""
+    count, size = 11, bands * bits // 8
+    behind = 8 + 2 + 12 * count + 4
+    values = {256: (1, 1), 257: (1, 1), 258: (bands, bits), 259: (1, 1), 262: (1, 2 if bands == 3 else 1)}
+    values |= {273: (1, behind + 4 * bands), 277: (1, bands), 278: (1, 1), 279: (1, size), 284: (1, 1)}
+    values |= {339: (bands, sample_format)}
+    entries = b""
+    for tag, (number, value) in values.items():
+        if number < 3:
+            field = struct.pack(f"{order}{number}H", *[value] * number).ljust(4, b"\0")
+        else:
+            field = struct.pack(f"{order}L", behind + 2 * bands * (tag == 339))
+        entries += struct.pack(f"{order}HHL", tag, 3, number) + field
+    repeated = struct.pack(f"{order}{2 * bands}H", *[bits] * bands, *[sample_format] * bands)
+    header = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}L", 8)
+    return header + struct.pack(f"{order}H", count) + entries + bytes(4) + repeated + bytes(size)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [((5, 8, 1), "5 bands of 8 bits"), ((3, 32, 3), "3 bands of 32 bits floating point")],
+)
+def test_valid_tiffs_of_other_kinds_are_not_called_damaged(tmp_path, order, kind, words):
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff(*kind, order))
+    with pytest.raises(DataError, match=rf"a\.tif is a TIFF of {words}, which is not read.*docs/own_reader\.md"):
+        read_image(path)
+    path.write_bytes(tiff(*kind, order)[:100])
+    with pytest.raises(DataError, match="truncated or damaged"):
+        read_image(path)
+    path.write_bytes(tiff(1, 8, 1, order))  # The writer above is right: what can be read is.
+    assert read_image(path).tolist() == [[[0, 0, 0]]]
+
+
 def test_huge_pictures_are_refused_by_their_header_alone(tmp_path, monkeypatch):
     # A header that claims 30000 x 20000 pixels (1.8 GB as RGB) and nothing behind it.
     Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(tmp_path / "huge.bmp")

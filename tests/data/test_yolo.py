@@ -70,6 +70,16 @@ def test_splits(tmp_path, layout):
     assert any("no file of class names" in warning for warning in doctor(f"yolo:{tmp_path}").warnings)
 
 
+def test_linked_folders_are_read(tmp_path):
+    put(tmp_path / "disk", "a", "0 0.5 0.5 1 1")
+    for kind in ("images", "labels"):
+        (tmp_path / "data" / kind).mkdir(parents=True)
+        (tmp_path / "data" / kind / "monday").symlink_to(tmp_path / "disk" / kind)
+    assert open_source(str(tmp_path / "data")).ids == ("monday/a",)
+    (example,) = yolo_source(tmp_path / "data")
+    np.testing.assert_array_equal(example["boxes"], [[0, 0, W, H]])
+
+
 def test_folder_is_recognised_and_text_files_may_lie_beside_pictures(tmp_path):
     put(tmp_path / "a", "x", "0 0.5 0.5 1 1\n")
     assert open_source(str(tmp_path / "a")).ids == ("x",)

@@ -13,6 +13,7 @@ from keras_cv_lectures.detection import COCO_CLASSES, build_faster_rcnn, build_k
 from keras_cv_lectures.detection.coco import COCO_IDS, COCO_OUTPUTS
 from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.weights import load_weights, to_torch_state
+from keras_cv_lectures.weights.published import find_published
 
 SMALL = {
     "backbone": "resnet14_v1_5",
@@ -193,6 +194,22 @@ def test_published_weights_without_an_epsilon(unfilled, monkeypatch, kind, label
     options = {**SMALL, "backbone": "resnet50_v1_5", **more, **options, "weights": f"torchvision/{label}"}
     model = unfilled(function, (None, None, 3), 3, **options)
     assert {norm.epsilon for norm in backbone_norms(model)} == {epsilon}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "digits"), [((320, 640), "907ea3f9"), ((800, 1333), "fb6a3cc7"), ((320, 1333), "fb6a3cc7")]
+)
+def test_the_network_for_small_pictures_has_its_own_published_weights(unfilled, monkeypatch, sizes, digits):
+    asked = []
+
+    def load(model, weights, architecture):
+        asked.append(find_published(weights, architecture).sha256_prefix)
+
+    monkeypatch.setattr("keras_cv_lectures.detection.rcnn.load_weights", load)
+    options = {**SMALL, "backbone": "mobilenetv3_large", "anchor_sizes": None, "weights": "torchvision/coco_v1"}
+    options |= dict(zip(("min_size", "max_size"), sizes, strict=True))
+    unfilled(build_faster_rcnn, (None, None, 3), 3, **options)
+    assert asked == [digits]
 
 
 @pytest.fixture(scope="module")

@@ -233,6 +233,8 @@ def _result(**changes):
         "classes": NAMES,
         "colors": COLORS,
         "name": "street",
+        "file_name": "street.jpg",
+        "keypoint_names": ("tip",),
         "mask_probabilities": np.ones((3, 4, 4), np.float32),
         "keypoints": np.float32([[[9, 9, 1]], [[25, 20, 1]], [[3, 3, 1]]]),
     }
@@ -257,8 +259,9 @@ def test_a_result_is_saved_as_picture_and_list(tmp_path):
         "overlay": "street_overlay.png",
     }
     found = json.loads(paths["objects"].read_text())
-    assert found["images"] == [{"id": 1, "file_name": "street", "height": 40, "width": 60}]
-    assert found["categories"] == [{"id": 0, "name": "dark"}, {"id": 1, "name": "bright"}]
+    assert found["images"] == [{"id": 1, "file_name": "street.jpg", "height": 40, "width": 60}]
+    point = {"keypoints": ["tip"]}
+    assert found["categories"] == [{"id": 0, "name": "dark", **point}, {"id": 1, "name": "bright", **point}]
     assert [a["category_id"] for a in found["annotations"]] == [1, 0]  # the third is below the score that is shown
     mask = rle_decode(found["annotations"][0]["segmentation"])
     np.testing.assert_array_equal(mask, _result().instance_map() == 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import threading
+import time
 
 import keras
 import numpy as np
@@ -95,6 +96,43 @@ def test_goes_on_where_it_was_cut_off(server, tmp_path, ranges):
     assert published.download(NAME).read_bytes() == CONTENT
     assert server.requests == [None, "bytes=1000-", f"bytes={1500 if ranges else 500}-"]
     assert not part.exists()
+
+
+def test_several_downloads_at_a_time_share_one(server, tmp_path, monkeypatch):
+    answer, all_wait = server.do_GET, threading.Barrier(4, timeout=10)
+    monkeypatch.setattr(server, "do_GET", lambda self: (time.sleep(0.1), answer(self)))
+    found = []
+
+    def ask():
+        all_wait.wait()
+        found.append(published.download(NAME).read_bytes())
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [CONTENT] * 4
+    assert server.requests == [None]
+    assert [p.name for p in (tmp_path / "keras_cv_lectures").iterdir()] == [NAME]
+
+
+def test_who_waited_for_a_download_that_broke_off_goes_on_with_it(server, tmp_path):
+    """As another process does: it holds the lock, gets 1000 bytes, and is killed."""
+    fcntl = pytest.importorskip("fcntl")
+    part = tmp_path / "keras_cv_lectures" / f"{NAME}.part"
+    part.parent.mkdir()
+    found = []
+    thread = threading.Thread(target=lambda: found.append(published.download(NAME)))
+    with part.open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        thread.start()
+        time.sleep(0.1)
+        assert server.requests == []
+        held.write(CONTENT[:1000])
+    thread.join()
+    assert found[0].read_bytes() == CONTENT
+    assert server.requests == ["bytes=1000-"]
 
 
 def test_a_part_that_is_whole_already(server, tmp_path):

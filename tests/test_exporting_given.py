@@ -1,0 +1,185 @@
+"""What an exporter is given: models by path, places that hold something else, networks without normalisation, disks."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from keras_cv_lectures.data.images import read_image
+from keras_cv_lectures.errors import KcvlWarning, ModelError
+from keras_cv_lectures.exporting import export_saved_model, export_tflite, saved_model
+from keras_cv_lectures.exporting.detector_files import picture_read
+from keras_cv_lectures.exporting.given import model_to_export, refuse_other_content
+from keras_cv_lectures.layers.preprocessing import is_without_normalization
+from keras_cv_lectures.metadata import Metadata, read_metadata
+from keras_cv_lectures.predicting import predict
+from keras_cv_lectures.runners import load_runner
+from keras_cv_lectures.segmentation import build_fcn, build_unet
+
+FACTS = Metadata(classes=("a", "b"), colors=((0, 0, 0), (9, 9, 9)), input_size=(4, 6))
+
+
+def brightness(name="brightness"):
+    """Two classes of grey pictures: label 1 where a pixel is brighter than 100."""
+    image = keras.Input((4, 6, 1), name="image")
+    logits = keras.layers.Conv2D(2, 1, name="logits")
+    model = keras.Model(image, logits(image), name=name)
+    logits.set_weights([np.float32([[[[0, 1]]]]), np.float32([0, -100.5])])
+    return model
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "mine"
+    (folder / "checkpoint").mkdir(parents=True)
+    brightness().save(folder / "best.keras")
+    (folder / "run.json").write_text(json.dumps(FACTS.to_json()))
+    return folder
+
+
+def content(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# Places --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(run, tmp_path):
+    before = content(run)
+    with pytest.raises(ModelError, match=r"`path` .* with a SavedModel and nothing else.*best\.keras, checkpoint"):
+        export_saved_model(run, run)
+    assert content(run) == before
+    places = {
+        "exports": ({"unet.tflite": ""}, r"exports holds unet\.tflite\. Choose another `path`.*exports/saved_model"),
+        "mixed": ({"saved_model.pb": "", "notes.txt": ""}, r"mixed holds notes\.txt\."),
+        "half": ({"model_card.json": ""}, r"half has no saved_model\.pb\."),
+    }
+    for name, (files, message) in places.items():
+        (tmp_path / name).mkdir()
+        for file, text in files.items():
+            (tmp_path / name / file).write_text(text)
+        with pytest.raises(ModelError, match=message):
+            export_saved_model(run, tmp_path / name)
+        assert {p.name for p in (tmp_path / name).iterdir()} == set(files)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ModelError, match="file is a file; .* Choose another `path`"):
+        export_saved_model(run, tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_an_older_saved_model_is_replaced(run, tmp_path):
+    old = tmp_path / "m"
+    (old / "variables").mkdir(parents=True)
+    for name in ("saved_model.pb", "fingerprint.pb", "model_card.json", "MODEL_CARD.md", "run.py", "labels.txt"):
+        (old / name).write_text("old")
+    export_saved_model(run, old, verify=False)
+    found = content(old)
+    assert b"old" not in found.values()
+    assert {"run.py", "labels.txt"}.isdisjoint(path.name for path in found)
+    (tmp_path / "empty").mkdir()
+    for free in ("empty", "absent"):
+        refuse_other_content(tmp_path / free)
+
+
+# Models --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["m.tflite", "m"])
+def test_a_path_brings_the_model_and_what_stands_beside_it(run, tmp_path, name):
+    export = export_tflite if name.endswith("tflite") else export_saved_model
+    export(run, tmp_path / name, verify=False)
+    assert read_metadata(tmp_path / name) == FACTS
+    picture = np.random.default_rng(0).integers(0, 256, (4, 6, 1), np.uint8)
+    np.testing.assert_array_equal(predict(tmp_path / name, picture).class_map, picture[..., 0] > 100)
+    with pytest.raises(ModelError, match="is an export already"):
+        export(tmp_path / name, tmp_path / f"again{name[1:]}")
+    with pytest.raises(ModelError, match=r"`model` must be a Keras model, or the path.*Received: model=7 \(int\)"):
+        export(7, tmp_path / f"again{name[1:]}")
+    assert model_to_export(str(run / "best.keras"), Metadata(classes=("x", "y")))[1].classes == ("x", "y")
+
+
+@pytest.mark.parametrize(
+    ("build", "options"),
+    [
+        (build_unet, {"filters": 2, "depth": 2}),
+        (build_unet, {"filters": 2, "depth": 2, "variant": "paper"}),
+        (build_unet, {"backbone": "resnet14_v1_5", "decoder_filters": (2,) * 5}),
+        (build_fcn, {"backbone": "resnet14_v1_5"}),
+    ],
+)
+def test_a_network_without_normalisation_is_known(unfilled, build, options):
+    for preprocessing in (True, False):
+        model = unfilled(build, (None, None, 3), 2, include_preprocessing=preprocessing, **options)
+        assert is_without_normalization(model) is not preprocessing
+    assert not is_without_normalization(brightness())  # Anybody else's may take 0..255.
+
+
+@pytest.mark.parametrize("name", ["m.tflite", "m"])
+def test_an_export_without_normalisation_says_what_the_file_takes(tmp_path, name):
+    model = build_unet((16, 16, 3), 2, filters=2, depth=1, include_preprocessing=False)
+    export = export_tflite if name.endswith("tflite") else export_saved_model
+    warned = pytest.warns(KcvlWarning, match=r"include_preprocessing=False.*will see 0\.\.255 as it is")
+    with warned, pytest.raises(ModelError, match="`input_shape` must be"):  # Nothing need be written to be warned.
+        export(model, tmp_path / name, input_shape=(16,))
+    with pytest.raises(ValueError, match=r"Undo its normalisation; .*include_preprocessing=False takes it as model"):
+        predict(model, np.full((16, 16, 3), -0.5, np.float32))
+
+
+# Disks and memory ----------------------------------------------------------------------------------------------------
+
+
+def test_full_memory_is_no_full_disk(run, tmp_path, monkeypatch):
+    def full(*_):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    monkeypatch.setattr(saved_model, "compare", full)
+    with pytest.raises(tf.errors.ResourceExhaustedError, match="OOM"):
+        export_saved_model(run, tmp_path / "m")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["m.tflite", "m"])
+def test_a_disk_that_tensorflow_finds_full(run, tmp_path, monkeypatch, name):
+    def full(*_, **__):
+        raise tf.errors.ResourceExhaustedError(None, None, f"{tmp_path}/x; No space left on device")
+
+    monkeypatch.setattr(tf.saved_model, "save", full)
+    export = export_tflite if name.endswith("tflite") else export_saved_model
+    with pytest.raises(ModelError, match=r"could not be written: .*No space left on device.*MB free.*Free some space"):
+        export(run, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+# Programs ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_programs_read_pictures_as_predict_does(tmp_path, mode):
+    rng = np.random.default_rng(1)
+    deep = rng.integers(0, 65536, (5, 7), np.uint16)
+    deep[0, :4] = 128, 129, 385, 65535  # On both sides of a half: round(129 / 257) is 1.
+    arrays = {"deep.png": deep, "float.tif": rng.uniform(0, 1, (5, 7)).astype(np.float32)}
+    arrays |= {"grey.png": np.uint8(deep >> 8), "color.png": rng.integers(0, 256, (5, 7, 3), np.uint8)}
+    for name, array in arrays.items():
+        file = str(tmp_path / name)
+        Image.fromarray(array).save(file)
+        found: dict = {}
+        exec(
+            "\n".join(["import numpy as np", "from PIL import Image, ImageOps", *picture_read(repr(file), mode)]), found
+        )
+        expected = read_image(file, channels=len(mode))
+        np.testing.assert_array_equal(np.asarray(found["picture"]).reshape(expected.shape), expected, err_msg=name)
+
+
+def test_the_program_of_the_card_takes_grey_of_16_bits(run, tmp_path, monkeypatch):
+    export_saved_model(run, tmp_path / "m", verify=False)
+    picture = np.uint16([[0, 60, 99, 101, 180, 255]] * 4) * 257
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(picture).save("PICTURE.jpg", format="PNG")
+    program = json.loads((tmp_path / "m" / "model_card.json").read_text())["program"]
+    exec(compile(program, "program", "exec"), {})
+    assert np.load("OUTPUT.npy").tolist() == [[0, 0, 0, 1, 1, 1]] * 4
+    np.testing.assert_array_equal(predict(load_runner("m"), "PICTURE.jpg").class_map, np.load("OUTPUT.npy"))

@@ -129,8 +129,8 @@ def train(
         augment = dataclasses.replace(augment, keypoint_flip=tuple(train_source.keypoint_flip))
 
     pictures = train_source if options.cache_features else cached(train_source)
-    train_source = recipe.add_weights(pictures, options)
-    class_weights = _class_weights(recipe, train_source, options)
+    class_weights = _class_weights(recipe, pictures, options)
+    train_source = recipe.add_weights(pictures, options, class_weights)
     steps = options.steps_per_epoch or math.ceil(len(train_source) / options.batch_size)
     with strategy.scope(), _precision(options.precision):
         model = repair_fit(recipe.build((None, None, channels), len(classes), **config))
@@ -162,7 +162,7 @@ def train(
     described = val_source
     if options.cache_features:
         pictures, described = trained_on_features(model, options, pictures, val_source, verbose=verbose if chief else 0)
-        train_source, augment = recipe.add_weights(pictures, options), Augmentation.none()
+        train_source, augment = recipe.add_weights(pictures, options, class_weights), Augmentation.none()
 
     metadata = Metadata(
         system=recipe.name,

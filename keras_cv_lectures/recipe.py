@@ -37,7 +37,9 @@ class TrainingOptions:
         label_smoothing: of the cross entropy.
         class_weights: of cross entropy and focal loss: "none", "median_frequency" (SegNet) or "sqrt_median_frequency"
             (its square root, milder).
-        border_weights: weights the border between touching objects as the U-Net paper does (w0 10, sigma 5).
+        border_weights: weights the border between touching objects as the U-Net paper does (w0 10, sigma 5), in every
+            term of the loss; `class_weights` are then part of the map, as in the paper: w_c plus the border term. The
+            validation loss is measured without the map.
         max_objects: objects of a picture that a detector is trained on; the largest are kept.
         captions: sentences of a picture that a captioner is trained on in one step; a picture with more gives others in
             the next epoch.
@@ -167,7 +169,8 @@ class Recipe:
         names: (source, options) -> (names, colours) of the classes that the network tells apart; for a captioner the
             words of its vocabulary.
         keys: of an example that `make_batches` reads, where the example has them.
-        add_weights: (source, options) -> source whose examples carry pixel weights, if the options ask for it.
+        add_weights: (source, options, class weights or None) -> source whose examples carry pixel weights, if the
+            options ask for it.
         count_labels: source -> weight of every class, for `class_weights`; None where a system has no such thing.
         make_loss: (options, class_weights or None) -> keras loss; None where the model has its own.
         make_metrics: num_classes -> list of keras metrics; their names appear in the progress bar and the history.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 # What users of other packages type, and what it is called here.
@@ -19,6 +19,9 @@ _KNOWN_AS = {
     "encoder_name": "backbone",
     "backbone_name": "backbone",
     "encoder": "backbone",
+    "encoder_freeze": "freeze_backbone",
+    "freeze_encoder": "freeze_backbone",
+    "freeze": "freeze_backbone",
     "input_size": "input_shape",
     "image_size": "input_shape",
     "filter_num": "filters",
@@ -26,6 +29,12 @@ _KNOWN_AS = {
     "batchnorm": "normalization",
     "dropout_rate": "dropout",
 }
+# What users of other packages choose, and nobody has to here.
+_NO_CHOICE = dict.fromkeys(
+    ("activation", "classifier_activation", "output_activation"),
+    "There is none to choose: segmentation networks give logits, of which prediction and exported files make "
+    "probabilities.",
+)
 
 Builder = TypeVar("Builder", bound=Callable)
 
@@ -42,14 +51,21 @@ def explain_arguments(builder: Builder) -> Builder:
     def checked(*args, **kwargs):
         for keyword in kwargs:
             if keyword not in parameters:
-                likely = _KNOWN_AS.get(keyword) or next(iter(difflib.get_close_matches(keyword, parameters, 1)), None)
-                hint = f" Did you mean `{likely}`?" if likely else ""
                 raise TypeError(
-                    f"`{builder.__name__}` has no argument `{keyword}`.{hint} Its arguments: {', '.join(parameters)}."
+                    f"`{builder.__name__}` has no argument `{keyword}`.{_hint(keyword, parameters)} "
+                    f"Its arguments: {', '.join(parameters)}."
                 )
         return builder(*args, **kwargs)
 
     return checked
+
+
+def _hint(keyword: str, parameters: Mapping[str, Any]) -> str:
+    if keyword in _NO_CHOICE:
+        return f" {_NO_CHOICE[keyword]}"
+    # A known name that the builder has nothing for is no misspelling of another.
+    near = [_KNOWN_AS[keyword]] if keyword in _KNOWN_AS else difflib.get_close_matches(keyword, parameters, 1)
+    return f" Did you mean `{near[0]}`?" if near and near[0] in parameters else ""
 
 
 def takes_also(other: Callable) -> Callable[[Builder], Builder]:
@@ -91,3 +107,20 @@ def one_of(argument: str, value: Any, allowed: Sequence[Any]) -> None:
     """Raises ValueError, naming the argument and the choices, unless `value` is one of `allowed`."""
     if value not in allowed:
         raise ValueError(f"`{argument}` must be one of {tuple(allowed)}. Received: {argument}={value!r}")
+
+
+def refuse_given(given: Mapping[str, Any], places: Mapping[str, str], **chosen: Any) -> None:
+    """Refuses arguments that would silently have no effect.
+
+    Args:
+        given: name -> value of at least the arguments in `places`; None is not given.
+        places: name of an argument without effect here -> what it goes with.
+        chosen: the arguments because of which they have none.
+
+    Raises:
+        ValueError: for the first that is given.
+    """
+    for name, place in places.items():
+        if given[name] is not None:
+            received = ", ".join(f"{key}={value!r}" for key, value in {name: given[name], **chosen}.items())
+            raise ValueError(f"`{name}` goes with {place}. Received: {received}. Leave it out, or set it to None.")

@@ -42,7 +42,8 @@ def main() -> None:
     source = open_source(arguments.spec, split="train")
     config = dict(recipe.fit_config({**recipe.config, **config}, options, source))
     classes, _ = recipe.names(source, options)
-    source = recipe.add_weights(source, options)
+    class_weights = weigh_classes(recipe, source, options)
+    source = recipe.add_weights(source, options, class_weights)
     steps = options.steps_per_epoch or math.ceil(len(source) / options.batch_size)
     batches = recipe.make_batches(
         to_dataset(source, shuffle=True, seed=0, keys=[k for k in recipe.keys if k in source[0]]),
@@ -68,7 +69,7 @@ def main() -> None:
     model = recipe.build((None, None, 3), len(classes), **config)
     model.compile(
         make_optimizer(options, steps),
-        loss=recipe.make_loss(options, weigh_classes(recipe, source, options)),
+        loss=recipe.make_loss(options, class_weights),
         metrics=recipe.make_metrics(len(classes)) or None,
         jit_compile=False,
     )

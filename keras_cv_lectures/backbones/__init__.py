@@ -7,6 +7,10 @@ With `output_stride` 16 or 8 no stage has a greater stride than that: the layers
 weights stay the same. Pictures come normalised as the backbone's weights require; `resolve_backbone` says which
 convention that is. A model of your own that honours the contract is accepted wherever a name is.
 
+A cell of stage k stands on pixel 2**k i of pictures of 32 n + 1 pixels a side, and of any size in the backbones of
+torchvision's shape and the ResNets; MobileNetV2, EfficientNet and Xception pad even sizes at the end alone, as they do
+in Keras, and their cells stand up to 2**k - 1 pixels farther there; those of VGG stand between pixels.
+
 Names are those of `keras.applications`, whose files they load; "resnet50_v1_5", "resnet101_v1_5" and
 "mobilenetv3_large" have torchvision's shape. "resnet14_v1_5" is small, for quick tries.
 """

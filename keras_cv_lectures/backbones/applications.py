@@ -5,14 +5,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 
-from keras_cv_lectures.backbones.dilation import dilate, replace_layer
+from keras_cv_lectures.backbones.dilation import dilate, parents_of, replace_layer
 from keras_cv_lectures.backbones.torch_shape import check_output_stride
 from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.layers import SyncBatchNormalization
 from keras_cv_lectures.weights import load_imagenet, set_weights
+
+_CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 
 
 @dataclass(frozen=True)
@@ -163,25 +166,53 @@ def build_application(name: str, channels: int, weights: str | None, output_stri
                 "`_notop.h5` file here and pass its path, or use backbone_weights=None."
             ) from error
     stages = {stage: base.get_layer(layer).output for stage, layer in entry.stages.items()}
-    model = _with_synchronized_statistics(keras.Model(picture, stages, name=name))
+    model = _rewritten(keras.Model(picture, stages, name=name))
     return dilate(model, output_stride) if output_stride < 32 else model
 
 
-def _with_synchronized_statistics(model: keras.Model) -> keras.Model:
-    """The network with `layers.SyncBatchNormalization` of momentum 0.9 in the place of Keras's batch normalisation.
+def _rewritten(model: keras.Model) -> keras.Model:
+    """The network as it is trained here, with the same weights: other statistics, and padding that fits every size."""
+    config = model.get_config()
+    if not any([_synchronize_statistics(model, config), _pad_by_size(model, config)]):
+        return model
+    copy = keras.Model.from_config(config)
+    set_weights(copy, model.get_weights())
+    return copy
+
+
+def _synchronize_statistics(model: keras.Model, config: dict[str, Any]) -> bool:
+    """Puts `layers.SyncBatchNormalization` of momentum 0.9 in the place of Keras's batch normalisation.
 
     Keras's networks average their statistics over each replica's pictures alone, and with momentum 0.99 or 0.999: after
     a thousand steps from random weights the latter still evaluates with statistics of the beginning.
     """
-    config, replaced = model.get_config(), False
+    replaced = False
     for entry in config["layers"]:
         layer = model.get_layer(entry["name"])
         if type(layer) is keras.layers.BatchNormalization:
             options = {**layer.get_config(), "momentum": 0.9, "synchronized": True}
             replace_layer(entry, SyncBatchNormalization.from_config(options))
             replaced = True
-    if not replaced:
-        return model
-    copy = keras.Model.from_config(config)
-    set_weights(copy, model.get_weights())
-    return copy
+    return replaced
+
+
+def _pad_by_size(model: keras.Model, config: dict[str, Any]) -> bool:
+    """Lets convolutions with a stride pad by the size of the map they get, as Keras's networks do at a known size.
+
+    MobileNetV2 and EfficientNet have a layer of zeros before a stride: at the end alone where the size is even, at both
+    ends where it is odd. Where sizes are unknown it takes them to be even, and an odd map would lose its last row and
+    lie one pixel farther down. Padding "same" is right for both.
+    """
+    entries, replaced = {entry["name"]: entry for entry in config["layers"]}, False
+    for name, entry in entries.items():
+        layer = model.get_layer(name)
+        if not isinstance(layer, _CONVOLUTIONS) or layer.padding != "valid" or layer.strides != (2, 2):
+            continue
+        (parent,) = parents_of(entry["inbound_nodes"])
+        zeros, of_even = model.get_layer(parent), tuple((size // 2 - 1, size // 2) for size in layer.kernel_size)
+        if isinstance(zeros, keras.layers.ZeroPadding2D) and zeros.padding == of_even:
+            entry["config"]["padding"] = "same"
+            entry["inbound_nodes"] = entries[parent]["inbound_nodes"]
+            config["layers"].remove(entries[parent])
+            replaced = True
+    return replaced

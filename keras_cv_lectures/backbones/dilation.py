@@ -61,7 +61,7 @@ def dilate(model: keras.Model, output_stride: int) -> keras.Model:
                 f"`model` must not hold nested models or upsampling layers. Received: {name!r} "
                 f"({type(operation).__name__}) in {model.name!r}. Dilate the encoder before it goes into a network."
             )
-        parents = _parents(entries[name]["inbound_nodes"])
+        parents = parents_of(entries[name]["inbound_nodes"])
         stride = max((reached[parent][0] for parent in parents), default=1)
         rate = max((reached[parent][1] for parent in parents), default=1)
         own = _stride(operation)
@@ -148,13 +148,13 @@ def _stride(operation: Any) -> int:
     return int(strides[0])
 
 
-def _parents(value: Any) -> set[str]:
+def parents_of(value: Any) -> set[str]:
     """Names of the layers that a serialised call reads."""
     if isinstance(value, dict):
         history = value.get("keras_history")
-        return {history[0]} if history else _parents(list(value.values()))
+        return {history[0]} if history else parents_of(list(value.values()))
     if isinstance(value, (list, tuple)):
-        return set().union(*(_parents(item) for item in value))
+        return set().union(*(parents_of(item) for item in value))
     return set()
 
 

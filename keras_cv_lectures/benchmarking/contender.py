@@ -101,7 +101,8 @@ def config_of(request: Request) -> dict[str, Any]:
     What was asked for stays, where the trainer would take the number of keypoints from the data.
     """
     recipe = SYSTEMS[request.system]
-    return {**recipe.fit_config(request.config, _options(request), _source(request)), **request.config}
+    fitted = recipe.fit_config(request.config, _options(request), _source(request))
+    return {name: request.config.get(name, value) for name, value in fitted.items()}
 
 
 def picture_of(request: Request) -> np.ndarray:

@@ -9,10 +9,14 @@ import keras
 from keras import ops
 
 from keras_cv_lectures.errors import ModelError
+from keras_cv_lectures.geometry.label_maps import one_hot_of_two
 
 
 class SegmentationLoss(keras.losses.Loss):
     """Reads labels, weights and logits, and leaves the formula to `example_loss`.
+
+    One-hot masks of two classes have the shape of [class id, pixel weight] pairs. Where a batch is such a mask (see
+    `one_hot_of_two`), its labels are unusable: turn them into ids by argmax.
 
     Args:
         ignore_label: label of pixels that count for nothing, or None where every pixel has a class.
@@ -40,6 +44,8 @@ class SegmentationLoss(keras.losses.Loss):
             valid = labels != self.ignore_label
         # NaN and fractions (masks resized with interpolation) differ from their integer, too.
         unusable = valid & ((labels < 0) | (labels >= logits.shape[-1]) | (given != ops.cast(labels, given.dtype)))
+        if pixel_weights is not None and logits.shape[-1] == 2:
+            unusable = unusable | (valid & one_hot_of_two(y_true))
         valid = valid & ~unusable
         labels = ops.where(valid, labels, -1)
         weights = ops.cast(valid, "float32")

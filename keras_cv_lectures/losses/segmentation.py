@@ -6,8 +6,9 @@
 All share one contract. `y_true` is (B, H, W), class ids 0..K-1 and the ignore label, of any number type, or
 (B, H, W, 2): [class id, pixel weight]. `y_pred` is (B, H, W, K), logits. `call` returns (B,) float32. An example
 without a labelled pixel gives 0 with gradient 0. A label that is neither a class, nor a whole number, nor the ignore
-label makes its example's loss NaN with gradient 0: a graph cannot raise cheaply, the readers refuse such files, and a
-run that meets one all the same must stop, not learn from it.
+label makes its example's loss NaN with gradient 0; so do all labels of a batch of one-hot masks of two classes, whose
+shape is that of [class id, pixel weight]. A graph cannot raise cheaply, the readers refuse such files, and a run that
+meets one all the same must stop, not learn from it.
 """
 
 from __future__ import annotations

@@ -10,11 +10,12 @@ With n[i, j] pixels of class i predicted as j, t[i] = sum_j n[i, j] labelled and
 | pixel accuracy | sum_i n[i, i] / sum_i t[i] | |
 | mean accuracy | mean_i n[i, i] / t[i] | t[i] > 0 |
 | mean IoU | mean_i n[i, i] / (t[i] + p[i] - n[i, i]) | t[i] + p[i] > 0 |
+| mean Dice | mean_i 2 n[i, i] / (t[i] + p[i]), the F1 of a class | t[i] + p[i] > 0 |
 | frequency-weighted IoU | sum_i t[i] IoU[i] / sum_i t[i] | |
 
 That is, a class counts unless its fraction is 0 / 0: one that is never labelled but predicted somewhere has IoU 0 and
 lowers the mean IoU. The matrix is accumulated over the whole data set before anything is divided. Where no pixel is
-labelled every score is 0.
+labelled every score is 0. `MeanIoU` and `MeanDice` with `ignore_background=True` have no class 0 in their mean.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import numpy as np
 from keras import ops
 
 from keras_cv_lectures.errors import DataError, ModelError
+from keras_cv_lectures.geometry.label_maps import one_hot_of_two
 
 # float32 cannot count past 2**24, a mere 16 pictures of one megapixel; int32 ends at 2**31, fewer than the
 # pixels of Cityscapes' training pictures. JAX has no 64-bit integers unless asked for them.
@@ -43,8 +45,9 @@ class ConfusionMatrix(keras.metrics.Metric):
 
     `update_state(y_true, y_pred)`: y_true (B, H, W) class ids, or (B, H, W, 2) with pixel weights, which are not used:
     a score counts pixels; y_pred (B, H, W, K) logits or probabilities, or (B, H, W) class ids. Pixels whose label is
-    the ignore label or no class 0..K-1 are left out, and so are predicted ids outside 0..K-1. `confusion_matrix`, which
-    can raise, refuses both.
+    the ignore label or no class 0..K-1 are left out, and so are predicted ids outside 0..K-1. `confusion_matrix`,
+    which can raise, refuses both. One-hot masks of two classes have the shape of ids and weights: no pixel of such
+    a batch counts; turn them into ids by argmax.
 
     Args:
         num_classes: K, including background.
@@ -98,7 +101,11 @@ class ConfusionMatrix(keras.metrics.Metric):
                 )
             y_pred = ops.argmax(y_pred, axis=-1)
         if len(y_true.shape) == 4 and y_true.shape[-1] == 2:
-            y_true = y_true[..., 0]
+            labels = y_true[..., 0]
+            if self.num_classes == 2:
+                # No id of the two: a label of no class is left out.
+                labels = ops.where(one_hot_of_two(y_true), -1, ops.cast(labels, "int32"))
+            y_true = labels
         if len(y_true.shape) != 3 or len(y_pred.shape) != 3:
             raise ModelError(
                 "y_true must be (B, H, W) or (B, H, W, 2), y_pred (B, H, W, K) logits or (B, H, W) class ids; "
@@ -137,17 +144,48 @@ class MeanAccuracy(ConfusionMatrix):
         return _mean(_ratio(right, labelled), labelled > 0)
 
 
+class _MeanOverlap(ConfusionMatrix):
+    """Mean over classes, with or without the first one."""
+
+    def __init__(self, num_classes: int, *, ignore_background: bool = False, **settings: Any):
+        super().__init__(num_classes, **settings)
+        self.ignore_background = bool(ignore_background)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "ignore_background": self.ignore_background}
+
+    def _mean_ratio(self, numerator: Any, denominator: Any) -> Any:
+        first = int(self.ignore_background)
+        return _mean(_ratio(numerator, denominator)[first:], denominator[first:] > 0)
+
+
 @keras.saving.register_keras_serializable("keras_cv_lectures")
-class MeanIoU(ConfusionMatrix):
-    """Mean intersection over union of the classes that are labelled or predicted somewhere."""
+class MeanIoU(_MeanOverlap):
+    """Mean intersection over union of the classes that are labelled or predicted somewhere.
+
+    Args:
+        num_classes, ignore_label, name: as in `ConfusionMatrix`.
+        ignore_background: leaves class 0 out of the mean; its pixels still count as mistakes of the others.
+    """
 
     def __init__(self, num_classes: int, *, name: str | None = "mean_iou", **settings: Any):
         super().__init__(num_classes, name=name, **settings)
 
     def result(self) -> Any:
         right, labelled, predicted = self._counts()
-        union = labelled + predicted - right
-        return _mean(_ratio(right, union), union > 0)
+        return self._mean_ratio(right, labelled + predicted - right)
+
+
+@keras.saving.register_keras_serializable("keras_cv_lectures")
+class MeanDice(_MeanOverlap):
+    """Mean Dice coefficient (F1) of the classes that are labelled or predicted somewhere. Arguments as in `MeanIoU`."""
+
+    def __init__(self, num_classes: int, *, name: str | None = "mean_dice", **settings: Any):
+        super().__init__(num_classes, name=name, **settings)
+
+    def result(self) -> Any:
+        right, labelled, predicted = self._counts()
+        return self._mean_ratio(2.0 * right, labelled + predicted)
 
 
 @keras.saving.register_keras_serializable("keras_cv_lectures")
@@ -206,10 +244,10 @@ def scores(matrix: np.ndarray, classes: Sequence[str] | None = None) -> dict[str
         classes: K names; None names the classes "0", "1", ...
 
     Returns:
-        `pixel_accuracy`, `mean_accuracy`, `mean_iou`, `frequency_weighted_iou`, each a float in 0..1, and `per_class`,
-        a list of K dicts: `name`, `iou`, `accuracy` (recall), `precision` and `pixels` (labelled). A fraction 0 / 0 is
-        None: `iou` of a class neither labelled nor predicted, `accuracy` of one not labelled, `precision` of one never
-        predicted.
+        `pixel_accuracy`, `mean_accuracy`, `mean_iou`, `mean_dice`, `frequency_weighted_iou`, each a float in 0..1,
+        and `per_class`, a list of K dicts: `name`, `iou`, `dice`, `accuracy` (recall), `precision` and `pixels`
+        (labelled). A fraction 0 / 0 is None: `iou` and `dice` of a class neither labelled nor predicted, `accuracy`
+        of one not labelled, `precision` of one never predicted.
 
     Raises:
         DataError: if the matrix is not square or the number of names differs.
@@ -226,6 +264,7 @@ def scores(matrix: np.ndarray, classes: Sequence[str] | None = None) -> dict[str
         {
             "name": name,
             "iou": _fraction(right[index], union[index]),
+            "dice": _fraction(2 * right[index], labelled[index] + predicted[index]),
             "accuracy": _fraction(right[index], labelled[index]),
             "precision": _fraction(right[index], predicted[index]),
             "pixels": int(labelled[index]),
@@ -238,6 +277,7 @@ def scores(matrix: np.ndarray, classes: Sequence[str] | None = None) -> dict[str
         "pixel_accuracy": _fraction(right.sum(), total) or 0.0,
         "mean_accuracy": _mean_of_known([row["accuracy"] for row in per_class]),
         "mean_iou": _mean_of_known([row["iou"] for row in per_class]),
+        "mean_dice": _mean_of_known([row["dice"] for row in per_class]),
         "frequency_weighted_iou": _fraction(weighted, total) or 0.0,
         "per_class": per_class,
     }

@@ -3,7 +3,9 @@
 Layers carry the module paths of torchvision (v3: `classifier.0.convs.1.0`, `classifier.0.project.0`, `classifier.4`)
 and of segmentation_models.pytorch (v3+: `decoder.aspp.0.convs.1.0.0`, `decoder.block1.0`): their weights fit by name.
 Of a whole file of segmentation_models.pytorch the decoder and the scores fit; its encoder (`encoder.*`) dilates the
-first unit of a stage as well, which torchvision's does not: leave it out, with `load_torch(..., new=("backbone.*",))`.
+first unit of a stage as well, which torchvision's does not. Leave it out:
+
+    load_torch(build_deeplab(num_classes=21, decoder="smp"), FILE, new=("backbone.*",), ignore=("encoder.",))
 """
 
 from __future__ import annotations
@@ -67,7 +69,7 @@ def deeplab_v3plus_decoder(
         dropout: rate behind the projection of the pyramid.
         variant: "paper": two convolutions at stride 4, batch normalisation and ReLU also between depthwise and
             pointwise. "smp": as segmentation_models.pytorch has it: one convolution before and one after the resizing,
-            nothing between depthwise and pointwise.
+            nothing between depthwise and pointwise. Their `dropout` is 0.5.
         name: what the names of the layers begin with; "" for none.
 
     Returns:

@@ -9,7 +9,7 @@ import keras
 
 from keras_cv_lectures.backbones import resolve_backbone
 from keras_cv_lectures.layers import ImageNormalization, conv_norm_relu
-from keras_cv_lectures.segmentation.heads import class_scores, finished, logits_like, picture_input
+from keras_cv_lectures.segmentation.heads import class_scores, encoded, finished, logits_like, picture_input
 from keras_cv_lectures.signatures import explain_arguments
 
 _ARCHITECTURES = {"resnet50_v1_5": "fcn_resnet50", "resnet101_v1_5": "fcn_resnet101"}
@@ -21,10 +21,11 @@ def build_fcn(
     num_classes: int = 21,
     *,
     backbone: str | keras.Model = "resnet50_v1_5",
-    output_stride: int = 8,
+    output_stride: int | None = None,
     auxiliary: bool = False,
     dropout: float = 0.1,
     backbone_weights: str | None = None,
+    freeze_backbone: bool = False,
     include_preprocessing: bool = True,
     weights: str | None = None,
     name: str = "fcn",
@@ -43,10 +44,11 @@ def build_fcn(
         num_classes: number of classes, background included.
         backbone: "resnet50_v1_5" or "resnet101_v1_5" for torchvision's networks, another name, or a model from picture
             to `{"c4": ..., "c5": ...}` (see `keras_cv_lectures.backbones`).
-        output_stride: 8, 16 or 32: stride of the scores. A model as backbone has its own.
+        output_stride: 8, 16 or 32: stride of the scores. None: 8. A model as backbone has its own.
         auxiliary: a second head on "c4", whose loss torchvision adds with factor 0.5; for training only.
         dropout: rate before the score layers.
         backbone_weights: None (random), "imagenet" (downloaded on this request) or the path of a file.
+        freeze_backbone: the backbone keeps its weights in training, and its batch normalisation is a constant.
         include_preprocessing: False to give the network pictures that are normalised already.
         weights: None, "torchvision/coco-voc" (downloaded on this request) or the path of a `.keras`, `.weights.h5`,
             `.pth` or `.safetensors` file of this network; a head with another `num_classes` is left at its initial
@@ -61,9 +63,10 @@ def build_fcn(
         >>> model = build_fcn((None, None, 3), num_classes=21)
     """
     image = picture_input(input_shape, num_classes)
-    stride = output_stride if isinstance(backbone, str) else 32
+    stride = (8 if isinstance(backbone, str) else 32) if output_stride is None else output_stride
     encoder, convention = resolve_backbone(backbone, input_shape[-1], backbone_weights, stride, stages=(4, 5))
-    stages = encoder(ImageNormalization(convention, name="normalize")(image) if include_preprocessing else image)
+    x = ImageNormalization(convention, name="normalize")(image) if include_preprocessing else image
+    stages = encoded(encoder, x, freeze_backbone)
 
     scores = fcn_head(stages["c5"], num_classes, dropout=dropout)
     outputs = logits_like(scores, image)

@@ -26,7 +26,7 @@ from keras_cv_lectures.segmentation.heads import (
     logits_like,
     picture_input,
 )
-from keras_cv_lectures.signatures import explain_arguments, one_of
+from keras_cv_lectures.signatures import explain_arguments, one_of, refuse_given
 from keras_cv_lectures.weights import load_vgg16, load_weights
 
 VARIANTS = ("modern", "paper")
@@ -45,8 +45,8 @@ def build_fcn8s(
     variant: str = "modern",
     at_once: bool = False,
     backbone: str | keras.Model = "vgg16",
-    filters: int | Sequence[int] = 64,
-    convolutions: Sequence[int] = _CONVOLUTIONS,
+    filters: int | Sequence[int] | None = None,
+    convolutions: Sequence[int] | None = None,
     fc_filters: int | None = None,
     normalization: str | None = "auto",
     dropout: float = 0.5,
@@ -75,14 +75,16 @@ def build_fcn8s(
             their scores are taken.
         backbone: "vgg16" for the paper's own network, another name or a model from picture to `{"c3": ..., "c4": ...,
             "c5": ...}` (see `keras_cv_lectures.backbones`), on whose "c5" a 3x3 convolution stands in for fc6 and fc7.
-        filters: channels of the first of VGG's five blocks, doubled up to eightfold, or a list of five numbers.
-        convolutions: 3x3 convolutions in each of the five blocks.
+        filters: channels of the first of VGG's five blocks, doubled up to eightfold, or a list of five numbers. None:
+            64. Other backbones have their own.
+        convolutions: 3x3 convolutions in each of the five blocks. None: VGG-16's 2, 2, 3, 3, 3. Other backbones have
+            their own.
         fc_filters: channels of fc6 and fc7. None: 4096, and over another backbone a quarter of the channels of "c5".
         normalization: "batch", "group", "layer" or None, after every convolution but the scores. "auto": None, and
             "batch" over another backbone. From random weights only a normalised network learns.
         dropout: rate behind fc6 and fc7.
-        upsampling: "fixed" (bilinear, as released) or "learned" (transposed convolutions across classes that start
-            bilinear, as in the paper).
+        upsampling: "fixed" (bilinear, as released) or "learned" (as in the paper: those between the skips are
+            transposed convolutions across classes that start bilinear; the last stays so, and FCN-32s has no other).
         backbone_weights: None (random), "imagenet" (downloaded on this request), the path of a Keras VGG16 file (with
             or without its fully connected layers, which become fc6 and fc7) or of a Caffe `.caffemodel`, or a
             classifier model; with another backbone as that one takes them.
@@ -109,8 +111,8 @@ def build_fcn16s(
     *,
     variant: str = "modern",
     backbone: str | keras.Model = "vgg16",
-    filters: int | Sequence[int] = 64,
-    convolutions: Sequence[int] = _CONVOLUTIONS,
+    filters: int | Sequence[int] | None = None,
+    convolutions: Sequence[int] | None = None,
     fc_filters: int | None = None,
     normalization: str | None = "auto",
     dropout: float = 0.5,
@@ -147,8 +149,8 @@ def build_fcn32s(
     *,
     variant: str = "modern",
     backbone: str | keras.Model = "vgg16",
-    filters: int | Sequence[int] = 64,
-    convolutions: Sequence[int] = _CONVOLUTIONS,
+    filters: int | Sequence[int] | None = None,
+    convolutions: Sequence[int] | None = None,
     fc_filters: int | None = None,
     normalization: str | None = "auto",
     dropout: float = 0.5,
@@ -198,8 +200,9 @@ def _build(
     at_once=False,
 ):
     image = picture_input(input_shape, num_classes)
-    own = backbone == "vgg16" if isinstance(backbone, str) else False
+    own = _is_own(backbone)
     _check_options(variant, upsampling, own, backbone)
+    refuse_given({"filters": filters, "convolutions": convolutions}, without_effect(backbone), backbone=backbone)
     if normalization == "auto":
         normalization = None if own else "batch"
     if own:
@@ -236,7 +239,8 @@ def _build(
             skip = _cut(skip, _CROPS[f"score_{level}"], name=f"score_{level}c")
             skip = CropLike("start", dtype="float32", name=f"score_{level}c_like")([skip, x])
         x = keras.layers.Add(dtype="float32", name=f"fuse_{level}")([x, skip])
-    x = _upsampled(x, stride, upsampling, paper, name="upscore" if stride == 32 else f"upscore{stride}")
+    name_of_last = "upscore" if stride == 32 else f"upscore{stride}"
+    x = _upsampled(x, stride, upsampling, paper, name=name_of_last, trainable=False)
     if paper:
         x = _cut(x, _CROPS[stride], name="cut")
 
@@ -269,7 +273,7 @@ def _fully_connected(x, kernel_sizes, channels, normalization, dropout, paper):
     return x
 
 
-def _upsampled(x, factor, upsampling, paper, *, name):
+def _upsampled(x, factor, upsampling, paper, *, name, trainable=True):
     padding = "valid" if paper else "same"
     if upsampling == "fixed":
         return BilinearConv2DTranspose(factor, padding=padding, dtype="float32", name=name)(x)
@@ -280,6 +284,7 @@ def _upsampled(x, factor, upsampling, paper, *, name):
         padding=padding,
         use_bias=False,
         kernel_initializer=Bilinear(),
+        trainable=trainable,
         dtype="float32",
         name=name,
     )(x)
@@ -288,6 +293,17 @@ def _upsampled(x, factor, upsampling, paper, *, name):
 def _cut(x, offset, *, name):
     """Without the first `offset` rows and columns."""
     return keras.layers.Cropping2D(((offset, 0), (offset, 0)), dtype="float32", name=name)(x)
+
+
+def without_effect(backbone: str | keras.Model) -> dict[str, str]:
+    """Arguments of the builders that have no effect on this backbone, each with what they go with."""
+    if _is_own(backbone):
+        return {}
+    return dict.fromkeys(("filters", "convolutions"), "the paper's own VGG-16; other backbones have their own")
+
+
+def _is_own(backbone: str | keras.Model) -> bool:
+    return isinstance(backbone, str) and backbone == "vgg16"
 
 
 def _check_options(variant, upsampling, own, backbone):
@@ -300,6 +316,7 @@ def _check_options(variant, upsampling, own, backbone):
 
 
 def _filters_per_block(filters) -> list[int]:
+    filters = 64 if filters is None else filters
     if isinstance(filters, int):
         return [filters * factor for factor in (1, 2, 4, 8, 8)]
     if len(filters) != 5:
@@ -308,9 +325,10 @@ def _filters_per_block(filters) -> list[int]:
 
 
 def _convolutions_per_block(convolutions) -> list[int]:
+    convolutions = _CONVOLUTIONS if convolutions is None else convolutions
     if len(convolutions) != 5 or min(convolutions) < 1:
         raise ValueError(f"`convolutions` must be five positive numbers. Received: {list(convolutions)}")
     return [int(c) for c in convolutions]
 
 
-__all__ = ["build_fcn8s", "build_fcn16s", "build_fcn32s"]
+__all__ = ["build_fcn8s", "build_fcn16s", "build_fcn32s", "without_effect"]

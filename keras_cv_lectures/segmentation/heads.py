@@ -30,6 +30,14 @@ def check_classifier_weights(normalization: str | None, backbone_weights: Any) -
         )
 
 
+def encoded(encoder: keras.Model, x: keras.KerasTensor, frozen: bool) -> dict[str, keras.KerasTensor]:
+    """A backbone's stages; a `frozen` one is not trained, its batch normalisation and dropout are as in prediction."""
+    if not frozen:
+        return encoder(x)
+    encoder.trainable = False
+    return encoder(x, training=False)
+
+
 def class_scores(
     x: keras.KerasTensor,
     num_classes: int,

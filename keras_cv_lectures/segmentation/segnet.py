@@ -34,8 +34,8 @@ _PROPORTIONS = {
     "vgg16": ((1, 1), (2, 2), (4, 4, 4), (8, 8, 8), (8, 8, 8)),
     "basic": ((1,), (1,), (1,), (1,)),
 }
-# The Bayesian networks drop from the third stage on, in encoder and decoder.
-_FIRST_DROPPED_STAGE = 3
+# The Bayesian networks leave their first two stages, and the last two of the decoder, without dropout.
+_STAGES_WITHOUT_DROPOUT = 2
 
 
 @explain_arguments
@@ -79,7 +79,7 @@ def build_segnet(
         pooling: what happens to an odd last row or column: "ceil" pools it alone as the authors' Caffe does; "floor"
             leaves it out as PyTorch does by default, and needs upsampling="indices".
         dropout: rate after the poolings and decoder stages from the third stage on, 0.5 in the Bayesian SegNet (see
-            `predict_bayesian`); 0 leaves these layers out.
+            `predict_bayesian`); of fewer stages than three the deepest alone has it. 0 leaves these layers out.
         normalization: "batch", "group", "layer" or None.
         include_preprocessing: False to give the network pictures that are in BGR order already. The released networks
             take 0..255 without subtracting a mean; the normalisation after the first convolution makes that harmless,
@@ -111,20 +111,22 @@ def build_segnet(
     if basic:
         x = LocalResponseNormalization(name="norm")(x)
 
+    # A network of two stages would have no dropout at all, and say nothing.
+    first_dropped = min(_STAGES_WITHOUT_DROPOUT + 1, len(encoder))
     pools = []
     for stage, channels in enumerate(encoder, start=1):
         for step, count in enumerate(channels, start=1):
             x = _conv(x, count, f"conv{stage}" if basic else f"conv{stage}_{step}", normalization, basic)
         x, pool = _pool(x, stage, upsampling, pooling)
         pools.append(pool)
-        x = _drop(x, dropout, stage, "encdrop")
+        x = _drop(x, dropout if stage >= first_dropped else 0.0, f"encdrop{stage}")
 
     for stage, channels in zip(range(len(encoder), 0, -1), decoder, strict=True):
         x = _unpool(x, pools[stage - 1], stage, upsampling)
         for place, count in enumerate(channels):
             conv = f"conv_decode{stage}" if basic else f"conv{stage}_{len(encoder[stage - 1]) - place}_D"
             x = _conv(x, count, conv, normalization, basic, relu=not basic)
-        x = _drop(x, dropout, stage, "decdrop")
+        x = _drop(x, dropout if stage >= first_dropped else 0.0, f"decdrop{stage}")
 
     if basic or decoder_filters is not None:
         scores = class_scores(x, num_classes, name="conv_classifier")
@@ -149,8 +151,8 @@ def predict_bayesian(
         seed: an integer for the same result every time.
 
     Returns:
-        (mean, variance) of the softmax, each (B, H, W, num_classes) float32. The uncertainty of a pixel is the mean of
-        its variances over the classes.
+        (mean, variance) of the softmax, each (B, H, W, num_classes) float32; of a network of one class, whose softmax
+        would be 1 everywhere, of the sigmoid. The uncertainty of a pixel is the mean of its variances over the classes.
 
     Raises:
         ValueError: `model` has no dropout, or `samples` < 1.
@@ -167,7 +169,8 @@ def predict_bayesian(
     for _ in range(samples):
         logits = sampler(pictures, training=False)
         logits = logits["logits"] if isinstance(logits, dict) else logits
-        probabilities = np.asarray(ops.softmax(logits, axis=-1), "float64")
+        probabilities = ops.sigmoid(logits) if logits.shape[-1] == 1 else ops.softmax(logits, axis=-1)
+        probabilities = np.asarray(probabilities, "float64")
         total, squares = total + probabilities, squares + probabilities**2
     mean = total / samples
     variance = np.maximum(squares / samples - mean**2, 0.0)
@@ -228,10 +231,8 @@ def _unpool(x, pool, stage, upsampling):
     return CropLike(anchor="start", name=f"upsample{stage}_crop")([x, before])
 
 
-def _drop(x, rate, stage, name):
-    if not rate or stage < _FIRST_DROPPED_STAGE:
-        return x
-    return keras.layers.Dropout(rate, name=f"{name}{stage}")(x)
+def _drop(x, rate, name):
+    return keras.layers.Dropout(rate, name=name)(x) if rate else x
 
 
 def _encoder_channels(filters, variant) -> list[list[int]]:

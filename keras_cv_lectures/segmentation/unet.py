@@ -19,11 +19,13 @@ from keras_cv_lectures.layers import (
     UpsampleTwice,
     conv_norm_relu,
 )
-from keras_cv_lectures.segmentation.heads import class_scores, finished, logits_like, picture_input
-from keras_cv_lectures.signatures import explain_arguments, one_of
+from keras_cv_lectures.segmentation.heads import class_scores, encoded, finished, logits_like, picture_input
+from keras_cv_lectures.signatures import explain_arguments, one_of, refuse_given
 
 VARIANTS = ("modern", "paper", "released")
 UPSAMPLINGS = ("transpose", "bilinear", "nearest")
+_DEPTH = 4
+_DECODER_FILTERS = (256, 128, 64, 32, 16)
 
 
 @explain_arguments
@@ -32,14 +34,15 @@ def build_unet(
     num_classes: int = 2,
     *,
     variant: str = "modern",
-    depth: int = 4,
-    filters: int | Sequence[int] = 64,
+    depth: int | None = None,
+    filters: int | Sequence[int] | None = None,
     dropout: float | None = None,
     normalization: str | None = "auto",
     upsampling: str = "transpose",
     backbone: str | keras.Model | None = None,
     backbone_weights: str | None = None,
-    decoder_filters: Sequence[int] = (256, 128, 64, 32, 16),
+    freeze_backbone: bool = False,
+    decoder_filters: Sequence[int] | None = None,
     include_preprocessing: bool = True,
     weights: str | None = None,
     name: str = "unet",
@@ -60,20 +63,22 @@ def build_unet(
         input_shape: (height, width, channels); height and width may be None.
         num_classes: number of classes, background included.
         variant: "modern", "paper" or "released".
-        depth: number of poolings; 4 in the paper. Not used with a backbone.
-        filters: channels of the first level, doubled at each level, or a list of depth + 1 numbers. Not used with a
-            backbone.
+        depth: number of poolings. None: 4, as in the paper. A backbone has its own.
+        filters: channels of the first level, doubled at each level, or a list of depth + 1 numbers. None: 64. A
+            backbone has its own.
         dropout: rate at the end of the contracting path (the two deepest levels, before the skip). None: 0.5 for
             "paper" and "released", 0 for "modern".
         normalization: "batch", "group", "layer" or None. "auto": "batch" for "modern", None for the others.
         upsampling: "transpose" (2x2 up-convolution as in the paper), "bilinear" or "nearest" (upsampled, then
             concatenated, no convolution between). "nearest" and "transpose" keep their accuracy in int8.
         backbone: None for the paper's own contracting path, a name in `backbones.BACKBONES` or a model from picture to
-            `{"c1": ..., "c5": ...}` (see `keras_cv_lectures.backbones`).
-            The decoder is then segmentation_models' one, with `decoder_filters`.
+            `{"c1": ..., "c5": ...}` (see `keras_cv_lectures.backbones`). The decoder is then in the shape of
+            segmentation_models', with `decoder_filters`; theirs doubles by "nearest", scores by 3x3 and has two more
+            convolutions between a VGG and its decoder.
         backbone_weights: None (random), "imagenet" (downloaded on this request) or the path of a Keras file. Only
             with a backbone.
-        decoder_filters: channels of the five decoder stages over a backbone.
+        freeze_backbone: the backbone keeps its weights in training, and its batch normalisation is a constant.
+        decoder_filters: channels of the five decoder stages over a backbone. None: 256, 128, 64, 32, 16.
         include_preprocessing: False to give the network pictures that are normalised already.
         weights: None or the path of a `.keras` or `.weights.h5` file of this network; a head with another
             `num_classes` is left at its initial values, with a warning (of a `.weights.h5` file nothing fits then).
@@ -89,9 +94,20 @@ def build_unet(
         >>> model.compile("adam", loss=SegmentationCrossEntropy(), metrics=[MeanIoU(11)])
     """
     image = picture_input(input_shape, num_classes)
-    _check_options(variant, depth, upsampling, backbone, backbone_weights)
+    _check_options(variant, upsampling, backbone)
+    given = {
+        "depth": depth,
+        "filters": filters,
+        "backbone_weights": backbone_weights,
+        "decoder_filters": decoder_filters,
+    }
+    given["freeze_backbone"] = freeze_backbone or None
+    refuse_given(given, without_effect(backbone), backbone=backbone)
+    depth = _DEPTH if depth is None else depth
+    if depth < 1:
+        raise ValueError(f"`depth` must be at least 1. Received: depth={depth}")
     valid = variant != "modern"
-    channels_at = _filters_per_level(filters, depth)
+    channels_at = _filters_per_level(64 if filters is None else filters, depth)
     if normalization == "auto":
         normalization = None if valid else "batch"
     if dropout is None:
@@ -106,7 +122,11 @@ def build_unet(
             x = ImageNormalization(convention, name="normalize")(x)
         padded = PadToMultiple(32, name="pad")(x)
         x = unet_decoder(
-            encoder(padded), decoder_filters, upsampling=upsampling, normalization=normalization, dropout=dropout
+            encoded(encoder, padded, freeze_backbone),
+            _DECODER_FILTERS if decoder_filters is None else decoder_filters,
+            upsampling=upsampling,
+            normalization=normalization,
+            dropout=dropout,
         )
     else:
         if include_preprocessing:
@@ -122,7 +142,7 @@ def build_unet(
 
 def unet_decoder(
     features: Mapping[str, keras.KerasTensor],
-    filters: Sequence[int] = (256, 128, 64, 32, 16),
+    filters: Sequence[int] = _DECODER_FILTERS,
     *,
     upsampling: str = "nearest",
     normalization: str | None = "batch",
@@ -218,24 +238,25 @@ def context_for(config: Mapping[str, Any], options: Any = None) -> Callable[[int
     """For a network with valid convolutions: wanted output side -> (input side, margin) in pixels; else None."""
     if config.get("variant", "modern") == "modern":
         return None
-    depth = config.get("depth", 4)
+    depth = config.get("depth") or _DEPTH
     return lambda output: (valid_size(output, depth), context_margin(depth))
 
 
-def _check_options(variant, depth, upsampling, backbone, backbone_weights):
+def _check_options(variant, upsampling, backbone):
     one_of("variant", variant, VARIANTS)
     one_of("upsampling", upsampling, UPSAMPLINGS)
-    if depth < 1:
-        raise ValueError(f"`depth` must be at least 1. Received: depth={depth}")
     if backbone is not None and variant != "modern":
         raise ValueError(f'`backbone` needs `variant="modern"`. Received: variant={variant!r}. Drop one of the two.')
-    if backbone is None and backbone_weights is not None:
-        raise ValueError(
-            f"`backbone_weights` needs a `backbone`. Received: backbone_weights={backbone_weights!r}, backbone=None. "
-            f"Add one of {BACKBONES}, such as backbone='resnet50_v1_5'."
-        )
     if upsampling != "transpose" and variant != "modern":
         raise ValueError(f'`upsampling={upsampling!r}` needs `variant="modern"`. Received: variant={variant!r}.')
+
+
+def without_effect(backbone: str | keras.Model | None) -> dict[str, str]:
+    """Arguments of `build_unet` that have no effect with this backbone, or without one, each with what they go with."""
+    if backbone is not None:
+        return dict.fromkeys(("depth", "filters"), "the paper's own path; a backbone has its own")
+    names = ("backbone_weights", "freeze_backbone", "decoder_filters")
+    return dict.fromkeys(names, f"a `backbone`, one of {BACKBONES} or a model")
 
 
 def _filters_per_level(filters, depth) -> list[int]:
@@ -271,4 +292,4 @@ def _check_valid_size(input_shape, depth):
         )
 
 
-__all__ = ["build_unet", "context_for", "context_margin", "unet_decoder", "valid_size"]
+__all__ = ["build_unet", "context_for", "context_margin", "unet_decoder", "valid_size", "without_effect"]

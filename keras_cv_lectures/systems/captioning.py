@@ -51,7 +51,7 @@ def _captioning(**more: Any) -> Recipe:
         "augmentation": {"flip": 0.5, "scale": (0.9, 1.2), "brightness": 0.2, "contrast": 0.2},
         "make_batches": caption_batches,
         "keys": ("image", "annotations", "captions"),
-        "add_weights": lambda source, options: caption_pairs(source) if options.captions_per_picture == 1 else source,
+        "add_weights": _pairs,
         "count_labels": None,
         "unused": _UNUSED,
         "make_loss": lambda options, class_weights: None,
@@ -74,6 +74,10 @@ def _captioning(**more: Any) -> Recipe:
         "overfit_rate": 3e-3,
     }
     return Recipe(**{**defaults, **more})
+
+
+def _pairs(source, options: TrainingOptions, class_weights):
+    return caption_pairs(source) if options.captions_per_picture == 1 else source
 
 
 def _words(source, options: TrainingOptions) -> tuple[tuple[str, ...], tuple]:

@@ -66,7 +66,7 @@ def _detection(fields: tuple[str, ...] = (), **more: Any) -> Recipe:
         "augmentation": {"flip": 0.5, "scale": (0.8, 1.25), "brightness": 0.2, "contrast": 0.2},
         "make_batches": _object_batches,
         "keys": ("image", "boxes", "labels", "crowd", "difficult", *(key for field in fields for key in keys[field])),
-        "add_weights": lambda source, options: source,
+        "add_weights": lambda source, options, class_weights: source,
         "count_labels": None,
         "unused": _UNUSED,
         "make_loss": lambda options, class_weights: None,

@@ -5,7 +5,7 @@ An entry holds what is peculiar to the system; what all systems of the task shar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,12 +23,31 @@ from keras_cv_lectures.segmentation import (
     build_fcn32s,
     build_segnet,
     build_unet,
+    deeplab,
+    fcn_vgg,
     unet,
 )
 
 
-def _segmentation(**fields: Any) -> Recipe:
-    """A recipe of semantic segmentation: what `fields` leave out is the same for all such systems."""
+def _segmentation(
+    *, without_effect: Callable[[Mapping[str, Any]], Collection[str]] = lambda config: (), **fields: Any
+) -> Recipe:
+    """A recipe of semantic segmentation: what `fields` leave out is the same for all such systems.
+
+    Args:
+        without_effect: builder arguments -> those that the backbone among them has no use for.
+    """
+
+    def fit_config(config: Mapping[str, Any], options: TrainingOptions, source: Any) -> dict[str, Any]:
+        """Drops what the recipe says of its own backbone where another one was chosen; the builder refuses the rest."""
+        said = [fields[scale] for scale in ("config", "smoke", "demo")]
+        unused = without_effect(config)
+        return {
+            name: value
+            for name, value in config.items()
+            if name not in unused or value not in [own[name] for own in said if name in own]
+        }
+
     defaults = {
         "options": TrainingOptions(),
         "smoke_options": TrainingOptions(
@@ -43,14 +62,16 @@ def _segmentation(**fields: Any) -> Recipe:
         "unused": ("max_objects", "captions", "captions_per_picture", "min_count", "vocabulary", "min_visible"),
         "make_loss": _segmentation_loss,
         "make_metrics": lambda classes: [metrics.PixelAccuracy(classes), metrics.MeanIoU(classes)],
+        "fit_config": fit_config,
         "evaluate": evaluate_segmentation,
         "agreement": lambda a, b: float(np.mean(a["class_map"] == b["class_map"])),
     }
     return Recipe(**{**defaults, **fields})
 
 
-def _border_weights(source, options: TrainingOptions):
-    return with_border_weights(source) if options.border_weights else source
+def _border_weights(source, options: TrainingOptions, class_weights: list[float] | None):
+    # The paper adds the border term to the class weight, so that the map holds both, and the loss neither.
+    return with_border_weights(source, class_weights=class_weights) if options.border_weights else source
 
 
 def _median_frequency(source) -> np.ndarray:
@@ -66,6 +87,8 @@ def _median_frequency(source) -> np.ndarray:
 
 
 def _segmentation_loss(options: TrainingOptions, class_weights: list[float] | None):
+    if options.border_weights:
+        class_weights = None  # They are in the map.
     terms: Mapping[str, Any] = {
         "cross_entropy": lambda: losses.SegmentationCrossEntropy(
             class_weights=class_weights,
@@ -107,6 +130,7 @@ def _fcn(stride: int, build, mean_iou: float, parameters: int, **fields: Any) ->
         config=_VGG,
         smoke=_SMALL_VGG,
         demo={"filters": 16, "fc_filters": 128},
+        without_effect=lambda config: fcn_vgg.without_effect(config.get("backbone", "vgg16")),
         reference=Reference(
             **_FCN,
             result=f"VOC 2011 validation (736 pictures, released weights): mean IoU {mean_iou}",
@@ -122,6 +146,7 @@ def _deeplab(version: str, *, config: Mapping[str, Any], **fields: Any) -> Recip
         name="deeplab" + version.replace("+", "plus"),
         build=build_deeplab,
         config={"version": version, **config},
+        without_effect=lambda config: deeplab.without_effect(config["version"], config.get("backbone")),
         **fields,
     )
 
@@ -259,6 +284,7 @@ RECIPES: tuple[Recipe, ...] = (
         config={"filters": 32},
         smoke={"filters": 8, "depth": 2},
         demo={"filters": 16, "depth": 3},
+        without_effect=lambda config: unet.without_effect(config.get("backbone")),
         context=lambda config, options, names: unet.context_for(config),
         needs_one_size=lambda config: unet.context_for(config) is not None,
         reference=Reference(

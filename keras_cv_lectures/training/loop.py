@@ -144,8 +144,8 @@ def train(
         augment = dataclasses.replace(augment, keypoint_flip=tuple(train_source.keypoint_flip))
 
     pictures = train_source if options.cache_features else cached(train_source)
-    train_source = recipe.add_weights(pictures, options)
-    class_weights = weigh_classes(recipe, train_source, options)
+    class_weights = weigh_classes(recipe, pictures, options)
+    train_source = recipe.add_weights(pictures, options, class_weights)
     steps = options.steps_per_epoch or math.ceil(len(train_source) / options.batch_size)
     with strategy.scope(), _precision(options.precision):
         model = repair_fit(recipe.build((None, None, channels), len(classes), **config))
@@ -178,7 +178,7 @@ def train(
     described, asked = val_source, augment
     if options.cache_features:
         pictures, described = trained_on_features(model, options, pictures, val_source, verbose=verbose if chief else 0)
-        train_source, augment = recipe.add_weights(pictures, options), Augmentation.none()
+        train_source, augment = recipe.add_weights(pictures, options, class_weights), Augmentation.none()
 
     metadata = Metadata(
         system=recipe.name,

@@ -10,6 +10,7 @@ from keras_cv_lectures import backbones
 from keras_cv_lectures.backbones import applications
 from keras_cv_lectures.backbones.applications import ENTRIES
 from keras_cv_lectures.errors import ModelError
+from keras_cv_lectures.layers import ResizeCornersLike
 from keras_cv_lectures.segmentation import build_unet
 from keras_cv_lectures.weights.keras_applications import adapt_first_kernel
 
@@ -196,3 +197,30 @@ def test_a_backbone_of_ones_own_honours_the_contract():
     assert model(np.zeros((1, 40, 50, 3))).shape == (1, 40, 50, 2)
     with pytest.raises(ValueError, match="'c5'"):
         build_unet((None, None, 3), 2, backbone=keras.Model(image, {f"c{k}": stages[f"c{k}"] for k in range(1, 5)}))
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2", "efficientnetb0"], indirect=True, scope="module")
+def test_odd_sizes_are_padded_as_in_a_network_of_that_size(name, model):
+    known = ENTRIES[name].application(include_top=False, weights=None, input_shape=(65, 97, 3))
+    known.set_weights(model.get_weights())
+    for layer in known.layers:
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()
+    x = np.random.default_rng(0).uniform(0, 255, (1, 65, 97, 3)).astype("float32")
+    expected = np.asarray(known(x))
+    assert expected.shape[1:3] == (3, 4)
+    np.testing.assert_allclose(model(x)["c5"], expected, atol=1e-3 * np.abs(expected).max())
+
+
+def test_cells_of_odd_pictures_lie_on_the_first_and_the_last_pixel():
+    """Three strides over a ramp, padded as MobileNetV2 pads: cells at 0, 8, 16, 24, 32, which a resizing puts back."""
+    image = x = keras.Input((None, None, 1))
+    for _ in range(3):
+        x = keras.layers.ZeroPadding2D(((0, 1), (0, 1)))(x)
+        x = keras.layers.DepthwiseConv2D(3, 2, use_bias=False, depthwise_initializer="ones")(x)
+    network = applications._rewritten(keras.Model(image, x))
+    ramp = np.broadcast_to(np.arange(33, dtype="float32")[:, None, None], (1, 33, 33, 1))
+    got = np.asarray(network(ramp))
+    np.testing.assert_allclose(got[0, 1:4, 2, 0] / 9**3, [8, 16, 24])
+    enlarged = np.asarray(ResizeCornersLike()([got / 9**3, ramp]))
+    np.testing.assert_allclose(enlarged[0, 8:25, 16, 0], ramp[0, 8:25, 16, 0], rtol=1e-5)

@@ -50,7 +50,7 @@ def test_dynamic_sizes_in_a_traced_function_give_the_static_result(make):
     assert tuple(layer.compute_output_shape((1, 6, 9, 2))) == tuple(layer(x).shape)
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "bfloat16", "float16"])
 def test_fused_batch_normalisation_is_that_of_keras(policy):
     x = np.random.default_rng(0).normal(2.0, 3.0, (2, 5, 4, 3)).astype("float32")
     target = np.random.default_rng(1).normal(size=x.shape).astype("float32")

@@ -293,3 +293,28 @@ def test_median_frequency():
 def test_median_frequency_refuses(arguments):
     with pytest.raises(ValueError, match="pixel"):
         median_frequency_weights(*arguments)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int32", "bool"])
+@pytest.mark.parametrize("name", ["cross_entropy", "dice", "jaccard", "lovasz"])
+def test_one_hot_masks_of_two_classes_are_unusable(name, dtype):
+    """Read as [class id, pixel weight], [1, 0] would be class 1 with weight 0: all that counts would be background."""
+    one_hot = np.eye(2)[[[[0, 1], [1, 0]], [[0, 0], [0, 0]]]].astype(dtype)
+    values, gradient = value_and_gradient(LOSSES[name](), one_hot, np.zeros((2, 2, 2, 2), "float32"))
+    assert np.isnan(values).all()
+    assert not gradient.any()
+
+
+@pytest.mark.parametrize(
+    ("pairs", "classes"),
+    [
+        ([[0, 1], [1, 1], [1, 0]], 2),  # One pixel of class 1 counts.
+        ([[0, 1], [0, 1], [0, 1]], 2),  # Background alone.
+        ([[0, 1], [1, 0], [0, 0.5]], 2),
+        ([[0, 1], [1, 0], [1, 0]], 3),  # One-hot masks of three classes have three numbers.
+    ],
+)
+def test_maps_of_classes_and_weights_are_no_one_hot_masks(pairs, classes):
+    """Even logits: the sum of the weights times log K, over three pixels."""
+    loss = SegmentationCrossEntropy()(np.array([[pairs]], "float32"), np.zeros((1, 1, 3, classes), "float32"))
+    np.testing.assert_allclose(loss, sum(weight for _, weight in pairs) * np.log(classes) / 3, rtol=1e-6)

@@ -11,6 +11,7 @@ from keras_cv_lectures.metrics import (
     ConfusionMatrix,
     FrequencyWeightedIoU,
     MeanAccuracy,
+    MeanDice,
     MeanIoU,
     PixelAccuracy,
     confusion_matrix,
@@ -21,6 +22,7 @@ METRICS = {
     "pixel_accuracy": PixelAccuracy,
     "mean_accuracy": MeanAccuracy,
     "mean_iou": MeanIoU,
+    "mean_dice": MeanDice,
     "frequency_weighted_iou": FrequencyWeightedIoU,
 }
 
@@ -28,11 +30,12 @@ METRICS = {
 LABELS = np.array([[[0, 0, 0, 0], [1, 1, 1, 255]]])
 PREDICTIONS = np.array([[[0, 0, 0, 1], [1, 1, 2, 0]]])
 MATRIX = [[3, 1, 0, 0], [0, 2, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
-# IoU: 3/4, 2/4, 0/1, and 0/0.
+# IoU: 3/4, 2/4, 0/1, and 0/0. Dice: 6/7, 4/6, 0/1, and 0/0.
 SCORES = {
     "pixel_accuracy": 5 / 7,
     "mean_accuracy": (3 / 4 + 2 / 3) / 2,
     "mean_iou": (3 / 4 + 1 / 2 + 0) / 3,
+    "mean_dice": (6 / 7 + 2 / 3 + 0) / 3,
     "frequency_weighted_iou": (4 * 3 / 4 + 3 * 1 / 2) / 7,
 }
 
@@ -57,13 +60,29 @@ def test_scores_by_hand(name):
     np.testing.assert_allclose(scores(np.array(MATRIX))[name], SCORES[name], rtol=1e-12)
 
 
+@pytest.mark.parametrize(("metric", "expected"), [(MeanIoU, (1 / 2 + 0) / 2), (MeanDice, (2 / 3 + 0) / 2)])
+def test_background_may_be_left_out_of_the_mean(metric, expected):
+    made = metric(4, ignore_background=True)
+    np.testing.assert_allclose(made(LABELS, PREDICTIONS), expected, rtol=1e-6)
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(made))
+    np.testing.assert_allclose(again(LABELS, PREDICTIONS), expected, rtol=1e-6)
+
+
+def test_one_hot_masks_of_two_classes_count_nothing():
+    """They have the shape of ids and weights, of which [1, 0] would be class 1."""
+    ids, one_hot = np.array([[[0, 1, 1]]]), np.array([[[[1, 0], [0, 1], [0, 1]]]])
+    assert not np.asarray(ConfusionMatrix(2)(one_hot, ids)).any()
+    weighted = np.stack([ids, [[[0, 1, 1]]]], axis=-1)
+    np.testing.assert_array_equal(ConfusionMatrix(2)(weighted, ids), [[1, 0], [0, 2]])
+
+
 def test_rows_of_scores():
     result = scores(np.array(MATRIX), ["sky", "road", "car", "ship"])
     assert result["per_class"] == [
-        {"name": "sky", "iou": 0.75, "accuracy": 0.75, "precision": 1.0, "pixels": 4},
-        {"name": "road", "iou": 0.5, "accuracy": 2 / 3, "precision": 2 / 3, "pixels": 3},
-        {"name": "car", "iou": 0.0, "accuracy": None, "precision": 0.0, "pixels": 0},
-        {"name": "ship", "iou": None, "accuracy": None, "precision": None, "pixels": 0},
+        {"name": "sky", "iou": 0.75, "dice": 6 / 7, "accuracy": 0.75, "precision": 1.0, "pixels": 4},
+        {"name": "road", "iou": 0.5, "dice": 2 / 3, "accuracy": 2 / 3, "precision": 2 / 3, "pixels": 3},
+        {"name": "car", "iou": 0.0, "dice": 0.0, "accuracy": None, "precision": 0.0, "pixels": 0},
+        {"name": "ship", "iou": None, "dice": None, "accuracy": None, "precision": None, "pixels": 0},
     ]
     json.dumps(result, allow_nan=False)
 

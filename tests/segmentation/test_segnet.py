@@ -150,6 +150,14 @@ def test_dropout_stands_where_the_bayesian_networks_have_it():
     assert not [x for x in build_segnet(filters=1).layers if isinstance(x, keras.layers.Dropout)]
 
 
+@pytest.mark.parametrize(
+    ("filters", "names"), [(((2,), (2,)), ["encdrop2", "decdrop2"]), (((2,),), ["encdrop1", "decdrop1"])]
+)
+def test_the_deepest_stage_of_a_small_network_drops(filters, names):
+    model = build_segnet((8, 8, 3), 2, filters=filters, dropout=0.5)
+    assert [x.name for x in model.layers if isinstance(x, keras.layers.Dropout)] == names
+
+
 def test_bayesian_prediction_averages_passes_that_drop():
     """One stage-3 map, one weight: half of the passes see 2 x the activation, half see none."""
     inputs = keras.Input((1, 1, 1), name="image")
@@ -161,6 +169,15 @@ def test_bayesian_prediction_averages_passes_that_drop():
     assert abs(mean[..., 0].mean() - 0.625) < 5 * 0.125 / np.sqrt(8000)
     assert abs(variance[..., 0].mean() - 0.125**2 * 19 / 20) < 1e-3
     np.testing.assert_allclose(mean.sum(-1), 1, rtol=1e-6)
+
+
+def test_bayesian_prediction_of_one_class_takes_the_sigmoid():
+    """Kept: sigmoid(log 3) = 0.75; dropped: 0.5. The softmax of one channel is 1."""
+    inputs = keras.Input((1, 1, 1), name="image")
+    model = keras.Model(inputs, keras.layers.Dropout(0.5)(inputs))
+    mean, variance = predict_bayesian(model, np.full((400, 1, 1, 1), np.log(3) / 2, "float32"), samples=20, seed=0)
+    assert abs(mean.mean() - 0.625) < 5 * 0.125 / np.sqrt(8000)
+    assert abs(variance.mean() - 0.125**2 * 19 / 20) < 1e-3
 
 
 def test_bayesian_prediction_of_a_network_keeps_its_statistics_and_repeats_with_a_seed(tmp_path):

@@ -128,7 +128,7 @@ def test_unknown_arguments_name_the_right_one(arguments, message):
         ({"num_classes": 0}, "`num_classes` must be at least 1"),
         ({"backbone": "resnet5"}, "Did you mean 'resnet50'"),
         ({"backbone": "vgg16", "variant": "paper"}, "`backbone` needs"),
-        ({"backbone_weights": "imagenet"}, "needs a `backbone`.*'resnet50_v1_5'"),
+        ({"backbone_weights": "imagenet"}, "goes with a `backbone`.*'resnet50_v1_5'"),
         ({"normalization": "instance"}, "`normalization` must be one of"),
     ],
 )

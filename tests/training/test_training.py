@@ -285,7 +285,8 @@ def test_valid_convolutions_train_and_validate_on_whole_pictures(source, val, tm
     run = train(
         RECIPE, source, val, out=tmp_path / "run",
         config={"variant": "paper", "filters": 2, "depth": 2},
-        options=dataclasses.replace(OPTIONS, epochs=1, border_weights=True), verbose=0,
+        options=dataclasses.replace(OPTIONS, epochs=1, border_weights=True, class_weights="median_frequency"),
+        verbose=0,
     )  # fmt: skip
     assert np.isfinite(run.history[0]["val_loss"])
 

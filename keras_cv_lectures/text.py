@@ -59,18 +59,18 @@ class Vocabulary:
         """The words of `captions`.
 
         Args:
-            captions: of the training data, one sentence each.
+            captions: of the training data, one sentence each, as text or UTF-8 bytes; divided by `tokenize`.
             min_count: words that occur less often are left out.
             size: the most words, the four first ones included; None for no limit.
 
         Raises:
-            DataError: no word is left, or an argument is out of range.
+            DataError: no word is left, a caption is no UTF-8, or an argument is out of range.
         """
         if min_count < 1:
             raise DataError(f"min_count must be at least 1, received {min_count}.")
         if size is not None and size <= len(SPECIAL_WORDS):
             raise DataError(f"size must be more than the {len(SPECIAL_WORDS)} words that are always there, not {size}.")
-        counts = Counter(word for caption in captions for word in tokenize(caption))
+        counts = Counter(word for caption in captions for word in tokenize(as_text(caption)))
         frequent = sorted((word for word, count in counts.items() if count >= min_count), key=lambda w: (-counts[w], w))
         if not frequent:
             raise DataError(
@@ -172,6 +172,10 @@ def tokenize(caption: str) -> list[str]:
     `&`, `%`, `$`, `#` and the like are words. Accents and vowel signs belong to the letter before them, and a letter
     that Unicode can write with its accent is written so (form NFC).
 
+    In languages that are written without spaces, words are not found: of Chinese, Japanese and Thai each character is a
+    word, unless the caption has spaces between such characters, which then divide its words. Captions in Khmer, Lao or
+    Burmese, and those whose words should be longer, need spaces: a caption without them would be one word.
+
     Differs from the paper: coco-caption runs Stanford's PTBTokenizer (Java). Here brackets are dropped (its list means
     them, but is in upper case), `/` and `*` are not escaped, of abbreviations with a point only acronyms and titles are
     known, and characters that are neither letters, digits nor one of the symbols above are dropped.
@@ -180,6 +184,8 @@ def tokenize(caption: str) -> list[str]:
     ['a', 'dog', "'s", 'owner', 'is', "n't", 'there', 'at', '5:30', 'p.m.']
     """
     text = unicodedata.normalize("NFC", caption.lower()).translate(_APOSTROPHES)
+    if not text.isascii() and not _DIVIDED.search(text):
+        text = _UNDIVIDED.sub(r" \g<0> ", text)
     words: list[str] = []
     for found in _TOKEN.finditer(_with_marks_as_letters(text)):
         words += _split(text[found.start() : found.end()])
@@ -221,6 +227,12 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE,
 )
+# A character of a script without spaces (Han, kana, Thai), and the marks that belong to it.
+_UNDIVIDED = re.compile(
+    "[\u3005-\u3007\u3041-\u309f\u30a1-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003fffd"
+    "\u0e01-\u0e30\u0e32\u0e33\u0e40-\u0e46][\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u3099\u309a]*"
+)
+_DIVIDED = re.compile(rf"{_UNDIVIDED.pattern}\s+{_UNDIVIDED.pattern}")
 _CLITIC = re.compile(r"(?:n't|'(?:s|m|d|ll|re|ve))\Z")
 _ASSIMILATED = {
     "cannot": ("can", "not"),

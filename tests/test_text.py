@@ -42,6 +42,14 @@ from keras_cv_lectures.text import END, PAD, SPECIAL_WORDS, START, UNKNOWN, Voca
         ("कुत्ता दौड़ता है।", "कुत्ता दौड़ता है"),
         ("หมา วิ่ง", "หมา วิ่ง"),
         ("a \u0308 b $\u0301", "a b $"),
+        # Scripts without spaces: a character is a word, unless the caption has its words divided.
+        ("一只狗在草地上跑。", "一 只 狗 在 草 地 上 跑"),
+        ("一只 小狗 在 草地 上 跑 。", "一只 小狗 在 草地 上 跑"),
+        ("两只T恤, 3.5米", "两 只 t 恤 3.5 米"),
+        ("犬がボールで遊んでいる", "犬 が ボ ー ル で 遊 ん で い る"),
+        ("か\u3099る", "が る"),
+        ("หมาวิ่ง", "ห ม า วิ่ ง"),
+        ("개가 달린다", "개가 달린다"),
         ("", ""),
         ("... !", ""),
     ],
@@ -67,6 +75,13 @@ def test_vocabulary_by_frequency_then_alphabet():
     assert len(built) == 11
     assert "zebra" in built
     assert "lion" not in built
+
+
+def test_a_vocabulary_of_chinese_and_of_bytes():
+    captions = ["一只狗在跑", "一只猫".encode(), "狗跑"]
+    assert Vocabulary.build(captions, min_count=2).words == (*SPECIAL_WORDS, "一", "只", "狗", "跑")
+    with pytest.raises(DataError, match="is no UTF-8 text. Give captions as str"):
+        Vocabulary.build(["狗".encode("gbk")], min_count=1)
 
 
 def test_special_ids():

@@ -137,18 +137,23 @@ def caption_source(listing: CaptionListing, *, channels: int | None = 3) -> Sour
 
 
 def caption_texts(source: Source) -> Iterable[str]:
-    """All captions of `source`; no picture is opened where the source knows its captions without.
+    """All captions of `source` as texts; no picture is opened where the source knows its captions without.
 
     Raises:
-        DataError: the source has no captions.
+        DataError: the source has no captions, or one of them is no UTF-8.
     """
     if source.texts is not None:
-        return source.texts()
-    if not len(source) or "captions" not in source[0]:
+        return (as_text(text) for text in source.texts())
+    if not has_captions(source):
         raise DataError(
             f"{source.name} has no captions. Give data with captions: flickr, cococaptions, captions or shapes."
         )
-    return (as_text(text) for example in source for text in example["captions"])
+    return (text for index in range(len(source)) for text in _captions_of(source, index))
+
+
+def has_captions(source: Source) -> bool:
+    """Whether `source` knows captions, or its first example holds some."""
+    return source.texts is not None or (len(source) > 0 and "captions" in source[0])
 
 
 def most_captions(*sources: Source | None, limit: int) -> int:
@@ -171,18 +176,20 @@ def caption_pairs(source: Source) -> Source:
     """Every (picture, caption) of `source` as an example of its own, in the order of the pictures.
 
     `captions` of its examples is (1,), and ids end in "#0", "#1" and so on. The picture is read anew for each of its
-    captions: give a source that is `cached`.
+    captions: give a source that is `cached`. Where the source does not know its captions without its pictures, each is
+    read once beforehand.
+
+    Raises:
+        DataError: a picture has no `captions`, or one of them is no UTF-8.
     """
-    if source.captions_at is None:
-        raise DataError(f"{source.name} does not know its captions without reading pictures, so it has no pairs.")
-    texts = [source.captions_at(i) for i in range(len(source))]
+    texts = [_captions_of(source, i) for i in range(len(source))]
     # A caption without a word has nothing to learn.
-    pairs = [(i, k) for i, each in enumerate(texts) for k, text in enumerate(each) if tokenize(as_text(text))]
+    pairs = [(i, k) for i, each in enumerate(texts) for k, text in enumerate(each) if tokenize(text)]
 
     def read(index: int) -> dict[str, Any]:
         picture, number = pairs[index]
         example = source.read(picture)
-        chosen = np.array([as_text(example["captions"][number])], dtype=object)
+        chosen = np.array([texts[picture][number]], dtype=object)
         return {k: v for k, v in example.items() if k != "caption_objects"} | {"captions": chosen}
 
     return Source(
@@ -193,8 +200,24 @@ def caption_pairs(source: Source) -> Source:
         colors=source.colors,
         files=None if source.files is None else lambda index: source.files(pairs[index][0]),
         object_classes=source.object_classes,
-        captions_at=lambda index: (source.captions_at(pairs[index][0])[pairs[index][1]],),
+        captions_at=lambda index: (texts[pairs[index][0]][pairs[index][1]],),
     )
+
+
+def _captions_of(source: Source, index: int) -> tuple[str, ...]:
+    """The captions of one picture, which is opened only where the source does not know them without."""
+    if source.captions_at is not None:
+        found = source.captions_at(index)
+    else:
+        example = source.read(index)
+        if "captions" not in example:
+            raise DataError(
+                f"{source.name} has no captions, or not of {source.ids[index]}. Give data with captions: flickr, "
+                "cococaptions, captions or shapes, or examples of your own with `captions`."
+            )
+        found = example["captions"]
+    # A single text is one caption, not its letters.
+    return tuple(as_text(text) for text in np.asarray(found, dtype=object).ravel())
 
 
 def flickr_listing(folder: str | Path, split: str | None = None) -> CaptionListing:

@@ -82,8 +82,9 @@ def evaluate_captioning(
 
     Args:
         model: a captioner, a runner, or the path of a run folder, `.keras` file, SavedModel or `.tflite`.
-        source: pictures with `captions`; `boxes` and `caption_objects` (for each word of the first caption the row of
-            its box, or -1), where there are any, tell where attention should lie.
+        source: pictures (not the features of `training.cache_features`) with `captions`; `boxes` and `caption_objects`
+            (for each word of the first caption the row of its box, or -1), where there are any, tell where attention
+            should lie.
         progress: called with (done, total) after every picture.
         batch_size: pictures that the network sees at once, where it sees all at one size.
         classes: the vocabulary; None takes the one beside the file.
@@ -91,11 +92,16 @@ def evaluate_captioning(
         baseline: compute `constant` too.
 
     Raises:
-        DataError: there is nothing to compare with.
+        DataError: there is nothing to compare with, or there are no pictures.
         ModelError: the model is no captioner, its words are not known or do not fit, or Java is missing.
     """
     started = time.perf_counter()
     _check_source(source)
+    if "image" not in source[0]:
+        raise DataError(
+            f"{source.name} has no pictures, only what an encoder said of them (`cache_features`). A model is "
+            "evaluated on pictures: give the source that the features were made of."
+        )
     runner = as_runner(model)
     said: list[tuple[str, ...]] = []
     references: list[list[list[str]]] = []

@@ -7,11 +7,12 @@
 """
 
 from keras_cv_lectures.language.beam import beam_search, sample_words
-from keras_cv_lectures.language.captioner import Captioner, CaptionSearch
+from keras_cv_lectures.language.captioner import Captioner
 from keras_cv_lectures.language.decoders import AttentionDecoder
 from keras_cv_lectures.language.encoder import AppendPositions, AverageToGrid, caption_encoder
 from keras_cv_lectures.language.plain_decoder import PlainDecoder
 from keras_cv_lectures.language.recurrence import attention_lstm, attention_step
+from keras_cv_lectures.language.search import CaptionSearch
 from keras_cv_lectures.language.show_and_tell import build_show_and_tell
 from keras_cv_lectures.language.show_attend_tell import build_show_attend_tell
 

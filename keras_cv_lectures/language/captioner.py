@@ -10,10 +10,11 @@ import keras
 from keras import ops
 
 from keras_cv_lectures.errors import ModelError
-from keras_cv_lectures.language.beam import beam_search, check_search, sample_words
+from keras_cv_lectures.language.beam import check_search, sample_words
+from keras_cv_lectures.language.search import CaptionSearch, flatten
 from keras_cv_lectures.losses.captions import doubly_stochastic, reinforce_attention, word_cross_entropy
 from keras_cv_lectures.replicas import as_measured, replica_count, sum_over_replicas
-from keras_cv_lectures.text import END, PAD, START, UNKNOWN
+from keras_cv_lectures.text import END, PAD, START
 from keras_cv_lectures.weights import load_weights
 
 _BASELINE_MEMORY = 0.9
@@ -33,8 +34,9 @@ class Captioner(keras.Model):
     (B, h, w, D), what the encoder said of the pictures, instead of `image`.
 
     Losses, each also a metric of its name: `cross_entropy`, the negative log likelihood of a caption in nats, mean over
-    captions; `doubly_stochastic`; for hard attention `reinforce`, whose gradient counts and not its value.
-    `word_accuracy` is the share of words that came first, given the words before.
+    captions; `doubly_stochastic`; for hard attention `reinforce`, whose gradient counts and not its value: it is part
+    of the loss in training alone. `word_accuracy` is the share of words that came first, given the words before.
+    `sample_weight`, of pictures (B,) or of captions (B, N), makes all of them weighted means.
 
     Args:
         encoder: picture in 0..255 -> annotation map (B, h, w, D).
@@ -44,7 +46,7 @@ class Captioner(keras.Model):
         beam_size: hypotheses of the search; 1 is greedy.
         length_penalty: exponent of `language.beam_search`; 0 for none.
         ban_unknown: never say UNKNOWN.
-        doubly_stochastic_weight: lambda.
+        doubly_stochastic_weight: of that term; which weights others have, see `losses.captions.doubly_stochastic`.
         reinforce_weight, entropy_weight: lambda_r and lambda_e of hard attention.
         label_smoothing: of the cross entropy.
         scheduled_sampling: chance that a word which the network is given in training is replaced by the one that it
@@ -152,26 +154,49 @@ class Captioner(keras.Model):
         is_word = ops.logical_and(ops.logical_and(tokens != PAD, tokens != START), tokens != END)
         return ops.where(ops.logical_and(drawn, is_word), own, tokens)
 
+    def compile(self, optimizer="rmsprop", *arguments: Any, auto_scale_loss: bool = True, **settings: Any) -> None:
+        """As Keras's: the loss is scaled where the encoder or the decoder computes in float16, which Keras would see
+        by the policy of the whole model alone."""
+        optimizer = keras.optimizers.get(optimizer)
+        scaled = keras.optimizers.LossScaleOptimizer
+        if auto_scale_loss and optimizer and not isinstance(optimizer, scaled) and self._computes_in_float16():
+            optimizer = scaled(optimizer, name="loss_scale_optimizer")
+        super().compile(optimizer, *arguments, **settings)
+
+    def compile_from_config(self, config):
+        # Keras's own does so only where `compile` is its own.
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.optimizer is not None and self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def _computes_in_float16(self) -> bool:
+        return any(layer.compute_dtype == "float16" for layer in (*self.encoder._flatten_layers(), self.decoder))
+
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """This replica's share of the mean over captions; what a picture lacks in captions (rows of PAD) is not one."""
+        """This replica's share of the mean over captions; what a picture lacks in captions (rows of PAD) is not one.
+
+        Raises:
+            ValueError: `sample_weight` is neither of pictures nor of captions.
+        """
         targets = ops.cast(y, "int32")[:, :, 1:]
         mask = ops.cast(targets != PAD, "float32")
-        captions = ops.max(mask, axis=-1)
-        number, words = ops.sum(captions), ops.sum(mask)
+        captions = _weighted(ops.max(mask, axis=-1), sample_weight)
+        counted = mask * captions[..., None]
+        number, words = ops.sum(captions), ops.sum(counted)
         # Of the global batch, so that a caption weighs the same whichever replica has it.
-        count = ops.maximum(sum_over_replicas(number), 1.0)
+        count = _or_one(sum_over_replicas(number))
         weights = self.weights_of_losses
         cost = word_cross_entropy(y_pred["logits"], targets, mask)
         logits = ops.stop_gradient(y_pred["logits"])
         right = ops.take_along_axis(logits, targets[..., None], axis=-1)[..., 0] >= ops.max(logits, axis=-1)
         self.loss_trackers["word_accuracy"].update_state(
-            ops.sum(ops.cast(right, "float32") * mask) / ops.maximum(words, 1.0), words
+            ops.sum(ops.cast(right, "float32") * counted) / _or_one(words), words
         )
-        shares = {"cross_entropy": ops.sum(cost) / count}
+        shares = {"cross_entropy": ops.sum(cost * counted) / count}
         if weights["label_smoothing"]:
             even = ops.logsumexp(y_pred["logits"], axis=-1) - ops.mean(y_pred["logits"], axis=-1)
             share = weights["label_smoothing"]
-            trained = ops.sum((1 - share) * cost + share * even * mask) / count
+            trained = ops.sum(((1 - share) * cost + share * even) * counted) / count
         else:
             trained = shares["cross_entropy"]
         sums = [trained]
@@ -180,10 +205,11 @@ class Captioner(keras.Model):
             sums.append(weights["doubly_stochastic_weight"] * shares["doubly_stochastic"])
         if self.baseline is not None:
             shares["reinforce"] = self._reinforce(ops.sum(cost, axis=-1), captions, count, mask, y_pred, training)
-            sums.append(shares["reinforce"])
+            if training:
+                sums.append(shares["reinforce"])
         for name, share in shares.items():
             # Batches differ in captions, and the last one of a data set may be empty.
-            self.loss_trackers[name].update_state(share * count / ops.maximum(number, 1.0), number)
+            self.loss_trackers[name].update_state(share * count / _or_one(number), number)
         total = sum(sums) if training else as_measured(sum(sums), ops.shape(targets)[0])
         return total + sum(ops.cast(loss, "float32") for loss in self.losses) / replica_count()
 
@@ -200,7 +226,7 @@ class Captioner(keras.Model):
             entropy_weight=weights["entropy_weight"],
         )
         if training:
-            mean = sum_over_replicas(ops.sum(ops.stop_gradient(cost))) / count
+            mean = sum_over_replicas(ops.sum(ops.stop_gradient(cost) * captions)) / count
             self.baseline.assign(_BASELINE_MEMORY * self.baseline + (1 - _BASELINE_MEMORY) * mean)
         return ops.sum(surrogate * captions) / count
 
@@ -214,7 +240,11 @@ class Captioner(keras.Model):
         unknown = sorted(set(changes) - set(allowed))
         if unknown:
             raise TypeError(f"with_search() takes {allowed}. Received: {unknown}.")
-        return Captioner(self.encoder, self.decoder, **{**self._arguments, **changes}, name=self.name)
+        changed = Captioner(self.encoder, self.decoder, **{**self._arguments, **changes}, name=self.name)
+        if self.baseline is not None:
+            # What training goes on from is the network's, too; afterwards each moves its own.
+            changed.baseline.assign(self.baseline)
+        return changed
 
     def sample(self, pictures, count: int = 1, *, temperature: float = 1.0, seed: int | None = None) -> dict[str, Any]:
         """Sentences drawn from the model: as the output of a call, with an axis of `count` after the first.
@@ -257,100 +287,24 @@ class Captioner(keras.Model):
         return cls(**config)
 
 
-@keras.saving.register_keras_serializable("keras_cv_lectures")
-class CaptionSearch(keras.layers.Layer):
-    """Annotation map (B, h, w, D) -> the best sentence that beam search finds, as `Captioner` returns it.
-
-    Args:
-        decoder: see `language.decoders`.
-        others: see `Captioner`.
-    """
-
-    def __init__(
-        self,
-        decoder: keras.layers.Layer,
-        *,
-        max_words: int = 20,
-        beam_size: int = 3,
-        length_penalty: float = 0.0,
-        ban_unknown: bool = True,
-        **kwargs: Any,
-    ):
-        super().__init__(**{**kwargs, "dtype": "float32"})
-        check_search(beam_size, max_words, length_penalty)
-        self.decoder = decoder
-        self.max_words, self.beam_size = max_words, beam_size
-        self.length_penalty, self.ban_unknown = length_penalty, ban_unknown
-
-    @property
-    def banned(self) -> tuple[int, ...]:
-        """Ids that are never said."""
-        return (PAD, START, UNKNOWN) if self.ban_unknown else (PAD, START)
-
-    def build(self, shape):
-        if not self.decoder.built:
-            self.decoder.build((shape[0], None, shape[-1]))
-        self.built = True
-
-    def call(self, annotations):
-        flat, grid = flatten(annotations)
-        attends = self.decoder.kind in ("soft", "hard")
-        memory = self.decoder.prepare(flat)
-        places = ops.shape(flat)[1] if attends else None
-        return self.best(self.continued(memory, self.decoder.begin(memory, self.beam_size), places), grid)
-
-    def best(self, found, grid) -> dict[str, Any]:
-        """The best of the sentences `found`, with its attention over the grid (h, w)."""
-        found = {name: value[:, 0] for name, value in found.items()}
-        if "attention" in found:
-            shape = (ops.shape(found["tokens"])[0], self.max_words, *grid)
-            found["attention"] = ops.reshape(found["attention"], shape)
-        return found
-
-    def hypotheses(self, annotations, places: int | None = None) -> dict[str, Any]:
-        """All `beam_size` sentences, best first, as `beam_search` returns them, for annotations (B, L, D)."""
-        memory = self.decoder.prepare(annotations)
-        return self.continued(memory, self.decoder.begin(memory, self.beam_size), places, all_ended=True)
-
-    def continued(self, memory, state, places: int | None = None, *, all_ended: bool = False) -> dict[str, Any]:
-        """The sentences from what the decoder's `prepare` and `begin` gave; whole is the first one, or `all_ended`."""
-        return beam_search(
-            lambda state, tokens: self.decoder.step(memory, state, tokens),
-            state,
-            batch=ops.shape(memory[0])[0],
-            beams=self.beam_size,
-            max_words=self.max_words,
-            length_penalty=self.length_penalty,
-            end=END,
-            banned=self.banned,
-            places=places,
-            all_ended=all_ended,
+def _weighted(captions, sample_weight):
+    """(B, N): 1 for each caption and 0 for none, by the weights of pictures (B,) or of captions (B, N)."""
+    if sample_weight is None:
+        return captions
+    given = ops.cast(sample_weight, "float32")
+    given = given[:, None] if len(given.shape) == 1 else given
+    most = captions.shape[1]
+    if len(given.shape) != 2 or (most is not None and given.shape[1] not in (None, 1, most)):
+        raise ValueError(
+            f"`sample_weight` must be one number a picture (B,) or a caption (B, N), here N = {most}. "
+            f"Received: sample_weight of shape {tuple(sample_weight.shape)}."
         )
+    return captions * given
 
-    def compute_output_spec(self, annotations):
-        batch, height, width, _ = annotations.shape
-        spec = {
-            "tokens": keras.KerasTensor((batch, self.max_words), dtype="int32"),
-            "length": keras.KerasTensor((batch,), dtype="int32"),
-            "log_probability": keras.KerasTensor((batch,), dtype="float32"),
-        }
-        if self.decoder.kind in ("soft", "hard"):
-            spec["attention"] = keras.KerasTensor((batch, self.max_words, height, width), dtype="float32")
-        return spec
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "decoder": keras.saving.serialize_keras_object(self.decoder),
-            "max_words": self.max_words,
-            "beam_size": self.beam_size,
-            "length_penalty": self.length_penalty,
-            "ban_unknown": self.ban_unknown,
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(keras.saving.deserialize_keras_object(config.pop("decoder")), **config)
+def _or_one(total):
+    """A sum that is divided by; 1 where it is 0."""
+    return ops.where(total > 0, total, ops.ones_like(total))
 
 
 def load_captioner(model: Captioner, path: str | os.PathLike) -> None:
@@ -370,11 +324,4 @@ def load_captioner(model: Captioner, path: str | os.PathLike) -> None:
         ) from error
 
 
-def flatten(annotations):
-    """Annotation map (B, h, w, D) -> (annotations (B, h w, D), (h, w))."""
-    shape = ops.shape(annotations)
-    height, width = shape[1], shape[2]
-    return ops.reshape(annotations, (shape[0], height * width, annotations.shape[-1])), (height, width)
-
-
-__all__ = ["CaptionSearch", "Captioner", "flatten", "load_captioner"]
+__all__ = ["Captioner", "flatten", "load_captioner"]

@@ -201,7 +201,7 @@ class AttentionDecoder(keras.layers.Layer):
             (B, N, T, L), what the context was the mean under; `drawn`, 1 if places were drawn, else 0.
         """
         memory = self.prepare(annotations)
-        words = self.embedding(tokens[:, :, :-1])
+        words = look_up(self.embedding, tokens[:, :, :-1])
         hidden, cell = self.begin(memory, tokens.shape[1] or ops.shape(tokens)[1], training)
         inputs = _time_first(self._word_part(words))
         draws = {}
@@ -252,6 +252,26 @@ def _time_last(x):
     return ops.transpose(x, (1, 2, 0, 3))
 
 
+def look_up(embedding: keras.layers.Embedding, tokens):
+    """`embedding(tokens)` for training: (...) int32 -> (..., E), with a gradient of the whole table.
+
+    TensorFlow's own has a row for each occurrence of a word. An optimizer that takes the norm of such rows to clip
+    them, or squares them as Adam does, takes a word that occurs n times for n words.
+    """
+    words, width, tokens = embedding.input_dim, embedding.output_dim, ops.cast(tokens, "int32")
+
+    @ops.custom_gradient
+    def rows_of(table):
+        def gradient(*upstream):
+            rows = ops.reshape(upstream[0], (-1, width))
+            return ops.segment_sum(rows, ops.reshape(tokens, (-1,)), num_segments=words)
+
+        return ops.take(table, tokens, axis=0), gradient
+
+    # A value, not a variable: a function with its own gradient may not read variables.
+    return ops.cast(rows_of(1.0 * embedding.embeddings), embedding.compute_dtype)
+
+
 def check_sizes(vocabulary_size, **sizes) -> None:
     """Says which of a decoder's sizes is none."""
     for name, value in sizes.items():
@@ -277,4 +297,4 @@ def _orthogonal_blocks(shape, dtype=None):
     return ops.concatenate(blocks, axis=1)
 
 
-__all__ = ["KINDS", "AttentionDecoder", "check_sizes", "uniform"]
+__all__ = ["KINDS", "AttentionDecoder", "check_sizes", "look_up", "uniform"]

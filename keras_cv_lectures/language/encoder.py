@@ -26,7 +26,9 @@ def caption_encoder(
     Args:
         input_shape: (height or None, width or None, channels).
         backbone, weights, output_stride: see `backbones.resolve_backbone`.
-        frozen: not trained, and its batch normalisation a constant; None: if it has pretrained weights.
+        frozen: not trained, and its batch normalisation a constant; None: if it has pretrained weights. A model of
+            one's own is trained by None as far as its layers are trainable; True and False are for a copy of it with
+            the weights that it has now, so that the model that is given stays as it is.
         stage: name in the backbone's output.
         grid: (h, w) that the map is averaged to; None: as it is.
         positions: each annotation also says where it is, see `AppendPositions`; D is two more.
@@ -40,8 +42,17 @@ def caption_encoder(
             f"`annotation_stage` must be one of {sorted(network.output)}. Received: annotation_stage={stage!r}"
         )
     network = keras.Model(network.input, network.output[stage], name="backbone")
-    frozen = weights is not None if frozen is None else frozen
-    network.trainable = not frozen
+    if isinstance(backbone, str):
+        frozen = weights is not None if frozen is None else frozen
+    elif frozen is not None:
+        given = network.get_weights()
+        network = keras.models.clone_model(network)
+        network.set_weights(given)
+        # Off and on: TensorFlow hands on to a model's layers only what changes in the model itself.
+        network.trainable = False
+        network.trainable = True
+    if frozen:
+        network.trainable = False
     image = keras.Input(tuple(input_shape), name="image")
     picture = ImageNormalization(convention, name="normalize")(image)
     annotations = network(picture, training=False) if frozen else network(picture)

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_cv_lectures.language.decoders import check_sizes, uniform
+from keras_cv_lectures.language.decoders import check_sizes, look_up, uniform
 
 
 @keras.saving.register_keras_serializable("keras_cv_lectures")
@@ -15,11 +15,13 @@ class PlainDecoder(keras.layers.Layer):
     """Decoders that see the picture as one vector: the mean of its annotations.
 
     Args:
-        vocabulary_size, embedding_units, units, dropout, seed: as `AttentionDecoder`.
+        vocabulary_size, embedding_units, units, seed: as `AttentionDecoder`.
         picture: "first": the embedded picture is what the LSTM reads before the start word, and never again (Show and
             Tell, NeuralTalk); "every": it is an input of the LSTM at every step (LRCN).
         layers: LSTMs on top of each other. With picture="every" the last one reads the picture ("factored").
         picture_activation: None or "relu", of the embedded picture.
+        dropout: of what each LSTM says, before the next one or the vocabulary.
+        input_dropout: of the words and of the picture that is read before them; None: as `dropout`.
     """
 
     kind = "none"
@@ -35,6 +37,7 @@ class PlainDecoder(keras.layers.Layer):
         layers: int = 1,
         picture_activation: str | None = None,
         dropout: float = 0.3,
+        input_dropout: float | None = None,
         seed: int | None = None,
         **kwargs: Any,
     ):
@@ -50,6 +53,7 @@ class PlainDecoder(keras.layers.Layer):
             "layers": layers,
             "picture_activation": picture_activation,
             "dropout": dropout,
+            "input_dropout": input_dropout,
             "seed": seed,
         }
         self.vocabulary_size, self.units, self.picture = vocabulary_size, units, picture
@@ -67,6 +71,10 @@ class PlainDecoder(keras.layers.Layer):
             for k in range(1, layers + 1)
         ]
         self.drop = keras.layers.Dropout(dropout, seed=seed, name="dropout", **policy)
+        # Of one rate it is one layer, and one state of random numbers in files.
+        self.drop_input = self.drop
+        if input_dropout not in (None, dropout):
+            self.drop_input = keras.layers.Dropout(input_dropout, seed=seed, name="input_dropout", **policy)
         self.vocabulary = keras.layers.Dense(
             vocabulary_size, kernel_initializer=uniform(0.08), name="vocabulary", **policy
         )
@@ -104,8 +112,9 @@ class PlainDecoder(keras.layers.Layer):
         states = [[zeros, zeros] for _ in self.recurrent]
         if self.picture == "first":
             # What the network says after the picture is no word and is dropped.
-            inputs = self.drop(seen, training=training)
+            inputs = self.drop_input(seen, training=training)
             for k, layer in enumerate(self.recurrent):
+                inputs = self.drop(inputs, training=training) if k else inputs
                 inputs, states[k] = layer.cell(inputs, [ops.cast(x, layer.compute_dtype) for x in states[k]])
         flat = [ops.cast(x, "float32") for pair in states for x in pair]
         return [ops.repeat(x[:, None], count, axis=1) for x in flat]
@@ -129,12 +138,13 @@ class PlainDecoder(keras.layers.Layer):
         memory = self.prepare(annotations)
         count = tokens.shape[1] or ops.shape(tokens)[1]
         state = self.begin(memory, count, training)
-        words = self.drop(self.embedding(tokens[:, :, :-1]), training=training)
+        words = self.drop_input(look_up(self.embedding, tokens[:, :, :-1]), training=training)
         steps = ops.shape(words)[2]
         x = ops.reshape(words, (-1, steps, words.shape[-1]))
         given = _merge(ops.repeat(memory[0][:, None], count, axis=1))
         given = ops.repeat(given[:, None], steps, axis=1)
         for k, layer in enumerate(self.recurrent):
+            x = self.drop(x, training=training) if k else x
             x = self._with_picture(x, given, k)
             pair = [ops.cast(_merge(s), layer.compute_dtype) for s in state[2 * k : 2 * k + 2]]
             x, *_ = layer(x, initial_state=pair, training=training)

@@ -17,6 +17,7 @@ VARIANT_DEFAULTS = {
         "embedding_units": 512,
         "units": 512,
         "dropout": 0.3,
+        "input_dropout": None,
         "picture": "first",
         "picture_activation": None,
         "layers": 1,
@@ -25,6 +26,7 @@ VARIANT_DEFAULTS = {
         "embedding_units": 512,
         "units": 512,
         "dropout": 0.5,
+        "input_dropout": 0.0,
         "picture": "first",
         "picture_activation": "relu",
         "layers": 1,
@@ -33,6 +35,7 @@ VARIANT_DEFAULTS = {
         "embedding_units": 1000,
         "units": 1000,
         "dropout": 0.0,
+        "input_dropout": None,
         "picture": "every",
         "picture_activation": None,
         "layers": 2,
@@ -70,16 +73,19 @@ def build_show_and_tell(
     Paper: https://arxiv.org/abs/1411.4555 (Vinyals et al., CVPR 2015); LRCN: https://arxiv.org/abs/1411.4389.
     Differs from the paper: any backbone of the package instead of GoogLeNet, the mean of its last stage as the
     picture's vector (NeuralTalk: fc7 of VGG-16, LRCN: fc8); the LSTM emits tanh of its cell, as the authors' released
-    code does; gates without forget bias, where the released code adds 1.
+    code does; gates without forget bias, where the released code adds 1; words are drawn from -0.08 to 0.08 at first,
+    as all weights are there, but the LSTM's and the picture's are Keras's own (NeuralTalk2: Torch's, and a bias of the
+    picture).
 
     Args:
         input_shape: (height, width, channels); height and width may be None.
         num_classes: words of the vocabulary, the four special ones included.
         backbone: a name, or a model from picture to `{"c1": ..., "c5": ...}`.
-        variant: "show_and_tell"; "neuraltalk2" (ReLU of the embedded picture, dropout 0.5); "lrcn" (two LSTMs, the
-            second sees the picture at every step).
+        variant: "show_and_tell"; "neuraltalk2" (ReLU of the embedded picture, dropout 0.5 of what the LSTM says and not
+            of what it reads); "lrcn" (two LSTMs, the second sees the picture at every step).
         backbone_weights: None (random), "imagenet" (downloaded on this request) or the path of a file.
-        freeze_backbone: the backbone is not trained; None: with pretrained weights.
+        freeze_backbone: the backbone is not trained; None: with pretrained weights. Of a model of your own None trains
+            what is trainable in it, and True and False take a copy, so that yours stays as it is.
         embedding_units, units, dropout: None: as the variant has them.
         label_smoothing: of the cross entropy.
         scheduled_sampling: chance that training replaces a word that the network is given by its own; see `Captioner`.

@@ -88,7 +88,8 @@ def build_show_attend_tell(
         variant: "paper", with the widths that its code has for COCO; "tutorial", the widely used re-implementation in
             PyTorch (linear start, ReLU attention, a gate for each channel, words from the state alone).
         backbone_weights: None (random), "imagenet" (downloaded on this request) or the path of a file.
-        freeze_backbone: the backbone is not trained; None: with pretrained weights.
+        freeze_backbone: the backbone is not trained; None: with pretrained weights. Of a model of your own None trains
+            what is trainable in it, and True and False take a copy, so that yours stays as it is.
         annotation_stage: of the backbone; None: "c4" (stride 16: 14x14 places of a 224x224 picture).
         annotation_grid: (rows, columns) that the stage's map is averaged to; None: as it is.
         output_stride: 8 or 16 for a finer map: the backbone's stages behind are dilated instead.
@@ -98,7 +99,9 @@ def build_show_attend_tell(
         units: width of the LSTM; None: 1800, "tutorial": 512.
         attention_units: width of the attention network; None: that of the annotations, "tutorial": 512.
         dropout: rate.
-        doubly_stochastic: weight of the term that has every place looked at.
+        doubly_stochastic: weight of the term that has every place looked at, a mean over places and captions. Give 196
+            (the places) for the paper's formula with lambda = 1; 64 (the captions of a batch) for its code with
+            alpha_c = 1; about 11 (the words of a caption) for the tutorial's, whose cross entropy is a mean over words.
         reinforce, attention_entropy: weights of REINFORCE and of the entropy term of hard attention.
         label_smoothing: of the cross entropy.
         scheduled_sampling: chance that training replaces a word that the network is given by its own; see `Captioner`.

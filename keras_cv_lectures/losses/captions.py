@@ -33,7 +33,11 @@ def doubly_stochastic(attention, mask):
     Returns:
         (...) float32.
 
-    Differs from the paper: the mean over places, as its code has it, instead of the sum.
+    Differs from the paper: the mean over places, as its code has it, instead of the sum. A `Captioner` takes the mean
+    over captions of this, too, and adds it to the cross entropy of whole captions. So a weight of L (196 for 14x14
+    places) is the paper's formula with lambda = 1; a weight of as many as a batch has captions (64) its code with
+    alpha_c = 1, which sums over the batch; and a weight of the words of a caption, its end included (about 11), the
+    PyTorch tutorial with alpha_c = 1, whose cross entropy is a mean over words.
     """
     total = ops.sum(attention * mask[..., None], axis=-2)
     return ops.mean(ops.square(1 - total), axis=-1)

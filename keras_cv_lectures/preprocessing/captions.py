@@ -18,7 +18,7 @@ from keras_cv_lectures.preprocessing.augment import Augmentation, augment
 from keras_cv_lectures.preprocessing.batches import at_base_size
 from keras_cv_lectures.preprocessing.colour import with_channels
 from keras_cv_lectures.preprocessing.random_map import draw_numbers
-from keras_cv_lectures.text import PAD, Vocabulary, tokenize
+from keras_cv_lectures.text import PAD, Vocabulary, as_text, tokenize
 
 _log = logging.getLogger(__name__)
 
@@ -229,10 +229,11 @@ class _Encoder:
     def _ids(self, text: bytes) -> tuple[list[int], bool] | None:
         """Ids and whether a side is named; None for a caption without words."""
         if text not in self.known:
-            words = tokenize(text.decode("utf-8"))[: self.settings.max_words]
+            caption = as_text(text)
+            words = tokenize(caption)[: self.settings.max_words]
             value = None
             if words:
-                ids = self.settings.vocabulary.encode(text.decode("utf-8"), self.settings.max_words)
+                ids = self.settings.vocabulary.encode(caption, self.settings.max_words)
                 value = ids, any(word.startswith(("left", "right")) for word in words)
             if len(self.known) >= _REMEMBERED:
                 return value

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_cv_lectures.data import caption_pairs
+from keras_cv_lectures.data import caption_pairs, caption_texts
+from keras_cv_lectures.data.captions import has_captions
 from keras_cv_lectures.errors import DataError
 from keras_cv_lectures.evaluating import evaluate_captioning
 from keras_cv_lectures.evaluating.captioning import caption_headlines
@@ -86,9 +87,9 @@ def _words(source, options: TrainingOptions) -> tuple[tuple[str, ...], tuple]:
         if Path(options.vocabulary).is_dir():
             return Vocabulary(read_metadata(options.vocabulary).classes).words, ()
         return Vocabulary.load(options.vocabulary).words, ()
-    if source.texts is None:
+    if not has_captions(source):
         return (), ()
-    words = Vocabulary.build(source.texts(), min_count=options.min_count).words
+    words = Vocabulary.build(caption_texts(source), min_count=options.min_count).words
     if len(words) <= 4:
         raise DataError(
             f"no word occurs {options.min_count} times in the captions of {source.name}. Lower min_count, or give more "

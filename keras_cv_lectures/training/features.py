@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import tensorflow as tf
 
 from keras_cv_lectures.data import Source, data_error, to_dataset, wait_for_readers
 from keras_cv_lectures.data.features import FeatureFolder, feature_source
-from keras_cv_lectures.errors import DataError, ModelError
+from keras_cv_lectures.errors import DataError, KcvlWarning, ModelError
 from keras_cv_lectures.preprocessing import Augmentation, augment
 from keras_cv_lectures.preprocessing.colour import with_channels
 from keras_cv_lectures.recipe import TrainingOptions
@@ -67,7 +68,7 @@ def cache_features(
     Raises:
         DataError: the folder belongs to something else, a file in it is damaged, a picture cannot be read, or the disk
             is full; what is complete is kept.
-        ModelError: the encoder gives no map of features, or numbers beyond the range of `dtype`.
+        ModelError: the encoder gives no map of features, or numbers that are not finite or beyond the range of `dtype`.
         ValueError: an argument is out of range.
 
     Example:
@@ -120,7 +121,8 @@ def trained_on_features(
     *,
     verbose: int | str = 0,
 ) -> tuple[Source, Source | None]:
-    """The sources of a training with `options.cache_features`: annotations from its folders `train` and `val`.
+    """The sources of a training with `options.cache_features`: annotations from its folders `train` and `val`,
+    as float16, or from `train_float32` and `val_float32` where they are too large for that.
 
     Raises:
         ValueError: the model or another option does not go with features, naming what to change.
@@ -143,9 +145,26 @@ def trained_on_features(
             bar = keras.utils.Progbar(len(source), verbose=1 if verbose == "auto" else verbose, unit_name="picture")
             progress = (lambda done, total, bar=bar: bar.update(done)) if verbose else None
             settings = {"input_size": options.input_size, "progress": progress}
-            source = cache_features(encoder, source, folder / name, **settings)
+            source = _cached_for_training(encoder, source, folder / name, **settings)
         found.append(source)
     return found[0], found[1]
+
+
+def _cached_for_training(encoder: keras.Model, source: Source, folder: Path, **settings: Any) -> Source:
+    """`cache_features`, in float32 and in a folder beside `folder` where features are too large for float16."""
+    wide = folder.with_name(f"{folder.name}_float32")
+    # What an earlier training found out is not found out again.
+    if not wide.exists():
+        try:
+            return cache_features(encoder, source, folder, **settings)
+        except _Overflow:
+            warnings.warn(
+                f"features of {source.name} are too large for float16: they are kept as float32 in {wide}, in twice "
+                f"the space, and {folder} is of no use any more. Delete it.",
+                KcvlWarning,
+                stacklevel=2,
+            )
+    return cache_features(encoder, source, wide, dtype="float32", **settings)
 
 
 def identity(encoder: keras.Model) -> dict[str, str]:
@@ -248,14 +267,23 @@ def _check_pictures(store: FeatureFolder, source: Source, encode: _Encode, missi
 
 
 def _kept(features: np.ndarray, dtype: str, first_id: str) -> np.ndarray:
+    if not np.isfinite(features).all():
+        raise ModelError(
+            f"the encoder's features of {first_id} or a picture after it are not all finite numbers. Check the "
+            "encoder's weights."
+        )
     with np.errstate(over="ignore"):
         kept = features.astype(dtype)
     if not np.isfinite(kept).all():
-        raise ModelError(
+        raise _Overflow(
             f"the encoder's features of {first_id} or a picture after it do not fit into {dtype} (their largest is "
             f"{np.abs(features).max():.3g}). Use dtype='float32', or check the encoder's weights."
         )
     return kept
+
+
+class _Overflow(ModelError):
+    """Features are finite, but beyond the range of float16."""
 
 
 __all__ = ["cache_features", "identity", "trained_on_features"]

@@ -46,7 +46,8 @@ def load_caption_weights(
     """Gives a captioner's decoder the weights of a file: all of them, or, where something does not fit, none.
 
     The score's bias is left out, because a softmax takes no notice of it. The encoder stays as it is: VGG-19 of
-    `backbone_weights="imagenet"` with `annotation_stage="c5"` and `output_stride=16` for arctic-captions' conv5_4.
+    `backbone_weights="imagenet"` with `annotation_stage="c4"`, the default, is arctic-captions' conv5_4 (14x14 places
+    of a 224x224 picture).
 
     Args:
         model: of `build_show_attend_tell`, with the variant and the widths that the file has.

@@ -442,6 +442,10 @@ def test_captions_of_a_source_that_only_knows_all_of_them():
     assert list(caption_texts(whole.subset([1]))) == ["text 1"]
     assert list(caption_texts(Source(**fields))) == ["text 0", "text 1"]
     assert Source(**fields).texts is None
+    as_bytes = Source(captions_at=lambda index: [f"text {index}".encode()], **fields)
+    assert list(caption_texts(as_bytes)) == ["text 0", "text 1"]
+    alone = Source(**{**fields, "read": lambda index: {"captions": f"text {index}"}})
+    assert list(caption_texts(alone)) == ["text 0", "text 1"]
     bare = Source(**{**fields, "read": lambda index: {"image": np.zeros((2, 2, 3), np.uint8)}})
     with pytest.raises(DataError, match="toy has no captions"):
         caption_texts(bare)
@@ -456,8 +460,12 @@ def test_pairs_of_picture_and_caption(tmp_path):
     fields = {"name": "toy", "ids": ("a",), "read": lambda index: {}, "classes": (), "colors": ()}
     wordless = Source(captions_at=lambda index: ("...", "a dog"), **fields)
     assert caption_pairs(wordless).ids == ("a#1",)
-    with pytest.raises(DataError, match="so it has no pairs"):
-        caption_pairs(Source(name="toy", ids=("a",), read=lambda index: {}, classes=(), colors=()))
+    with pytest.raises(DataError, match="toy has no captions, or not of a"):
+        caption_pairs(Source(**fields))
+    read = {"read": lambda index: {"captions": [b"...", b"a dog"]}}
+    told_by_reading = caption_pairs(Source(**{**fields, **read}))
+    assert told_by_reading.ids == ("a#1",)
+    assert list(told_by_reading[0]["captions"]) == list(told_by_reading.texts()) == ["a dog"]
 
 
 def test_the_most_captions_of_a_picture(tmp_path):

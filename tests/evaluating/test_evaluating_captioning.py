@@ -1,5 +1,6 @@
 """Scores of captioners on sources: known answers, attention in boxes, and data that does not fit."""
 
+import dataclasses
 import json
 import math
 
@@ -181,3 +182,12 @@ def _segmentation():
 
     shape = {"input_shape": (None, None, 3), "input_dtype": "uint8"}
     return Runner(kind="other", metadata=Metadata(), path=None, run=run, **shape)
+
+
+def test_features_are_no_pictures():
+    source = source_of()
+    features = dataclasses.replace(
+        source, read=lambda index: {"annotations": np.zeros((1, 2, 3)), "captions": source.read(index)["captions"]}
+    )
+    with pytest.raises(DataError, match="test has no pictures.*`cache_features`.*: give the source"):
+        evaluate_captioning(runner_of(), features)

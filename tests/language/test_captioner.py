@@ -6,66 +6,22 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_captioners import DECODERS, MAX_WORDS, WORDS, captions, loss_of, make, pictures, policy
 
 from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.language import (
     AppendPositions,
-    AttentionDecoder,
     AverageToGrid,
     Captioner,
-    PlainDecoder,
     build_show_and_tell,
     build_show_attend_tell,
 )
 
 RNG = np.random.default_rng(0)
-SIZE, WORDS, MAX_WORDS = (16, 24), 11, 5
-DECODERS = {
-    "soft": (AttentionDecoder, {}),
-    "hard": (AttentionDecoder, {"attention": "hard"}),
-    "mean": (AttentionDecoder, {"attention": "mean"}),
-    "plain": (PlainDecoder, {}),
-    "lrcn": (PlainDecoder, {"picture": "every", "layers": 2}),
-}
 # Building a network takes half a second each time; the slow tier takes all.
 EACH = pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=() if kind in ("hard", "plain") else pytest.mark.slow) for kind in DECODERS]
 )
-
-
-def make(kind="soft", *, input_shape=(*SIZE, 3), dropout=0.0, decoder=None, **options):
-    """A captioner of a pyramid that a CPU trains at once: 4 x 6 places of 6 channels."""
-    keras.utils.set_random_seed(0)
-    image = keras.Input(input_shape)
-    x = keras.layers.Rescaling(1 / 255)(image)
-    encoder = keras.Model(image, keras.layers.Conv2D(6, 4, strides=4, activation="relu")(x), name="encoder")
-    build, settings = DECODERS[kind]
-    sizes = {"embedding_units": 5, "units": 7, "dropout": dropout, "seed": 1}
-    sizes |= {"attention_units": 4} if build is AttentionDecoder else {}
-    layer = build(WORDS, **{**sizes, **settings, **(decoder or {})}, name="decoder")
-    model = Captioner(encoder, layer, input_shape=input_shape, **{"max_words": MAX_WORDS, **options})
-    for v in layer.trainable_variables:
-        v.assign(0.7 * np.random.default_rng(len(v.shape)).normal(size=v.shape))
-    return model
-
-
-def pictures(count=4):
-    return RNG.integers(0, 256, (count, *SIZE, 3)).astype("uint8")
-
-
-def captions(pictures=4, count=2, words=4):
-    tokens = RNG.integers(4, WORDS, (pictures, count, words + 2)).astype("int32")
-    tokens[:, :, 0], tokens[:, :, -1] = 1, 2
-    tokens[0, -1, 3:] = 2, 0, 0  # a shorter one
-    return tokens
-
-
-def loss_of(model, x, y, training=False):
-    found = model(x, training=training)
-    for tracker in model.loss_trackers.values():
-        tracker.reset_state()
-    loss = float(model.compute_loss(x, y, found, training=training))
-    return loss, {name: float(tracker.result()) for name, tracker in model.loss_trackers.items()}
 
 
 def small_backbone():
@@ -98,11 +54,10 @@ def test_losses_are_numpys(kind):
         expected["doubly_stochastic"] = np.square(1 - seen).mean()
         total += 0.7 * expected["doubly_stochastic"]
     if kind == "hard":
-        # Nothing was drawn, so that only the entropy is left, and the value means nothing.
+        # Nothing was drawn, so that only the entropy is left; its value means nothing and is not part of the loss.
         weights = np.asarray(found["attention"])
         entropy = -(weights * np.log(weights)).sum(-1)
         expected["reinforce"] = -0.002 * (entropy * mask).sum(-1).mean()
-        total += expected["reinforce"]
     assert parts == pytest.approx(expected, rel=1e-5)
     assert loss == pytest.approx(total, rel=1e-5)
 
@@ -171,8 +126,7 @@ def test_a_caption_weighs_the_same_on_every_replica(replicas):
         inputs = {"image": tf.cast(x, "float32"), "tokens": y}
         with tf.GradientTape() as tape:
             loss = model.compute_loss(inputs, y, model(inputs, training=True), training=True)
-        found = tape.gradient(loss, [v.value for v in model.trainable_variables])
-        return loss, [tf.convert_to_tensor(each) for each in found]  # of an embedding it is sparse
+        return loss, tape.gradient(loss, [v.value for v in model.trainable_variables])
 
     @tf.function
     def shares(x, y):
@@ -326,11 +280,8 @@ def test_samples(kind):
 
 
 def in_bfloat16(kind):
-    keras.mixed_precision.set_dtype_policy("mixed_bfloat16")
-    try:
+    with policy("mixed_bfloat16"):
         return make(kind)
-    finally:
-        keras.mixed_precision.set_dtype_policy("float32")
 
 
 @pytest.mark.slow
@@ -365,12 +316,9 @@ def test_a_file_of_bfloat16_computes_in_it_in_any_session(kind, tmp_path):
     np.testing.assert_array_equal(model(x)["logits"], again(x)["logits"])
     exact = make(kind)
     exact.save(tmp_path / "exact.keras")
-    keras.mixed_precision.set_dtype_policy("mixed_bfloat16")
-    try:
+    with policy("mixed_bfloat16"):
         again = keras.saving.load_model(tmp_path / "exact.keras")
         np.testing.assert_array_equal(exact(x)["logits"], again(x)["logits"])
-    finally:
-        keras.mixed_precision.set_dtype_policy("float32")
 
 
 @EACH
@@ -518,6 +466,8 @@ def test_variants_of_show_and_tell():
         decoder = build_show_and_tell((32, 32, 3), WORDS, variant=variant, **small).decoder
         assert len(decoder.recurrent) == layers
         assert decoder.picture == picture
+        # Of NeuralTalk2 what the LSTM reads is whole.
+        assert (decoder.drop_input.rate == 0 < decoder.drop.rate) == (variant == "neuraltalk2")
         assert decoder.look.activation.__name__ == activation
 
 

@@ -276,6 +276,49 @@ def test_show_and_tell_sees_the_picture_once_and_lrcn_at_every_word():
         assert (max(np.abs(x).max() for x in state) > 0) == first_only
 
 
+def test_dropout_of_what_the_lstm_says_and_not_of_what_it_reads():
+    """NeuralTalk2's. The vocabulary layer passes the hidden units on as they are."""
+    seen, tokens = annotations(), captions(2, 3, 4)
+
+    def said(training, **options):
+        decoder = build(PlainDecoder, {"dropout": 0.5, **options})
+        for v in decoder.trainable_variables:
+            v.assign(0.7 * np.random.default_rng(len(v.shape)).normal(size=v.shape))
+        decoder.vocabulary.kernel.assign(np.eye(7, 11))
+        decoder.vocabulary.bias.assign(np.zeros(11))
+        begun = decoder.begin(decoder.prepare(seen), 1, training=training)
+        return np.asarray(decoder.teach(seen, tokens, training=training)["logits"])[..., :7], begun
+
+    whole, begun = said(False, input_dropout=0.0)
+    dropped, begun_in_training = said(True, input_dropout=0.0)
+    np.testing.assert_allclose(dropped, np.where(dropped == 0, 0, 2 * whole), atol=1e-6)
+    assert 0.3 < (dropped == 0).mean() < 0.7
+    for one, other in zip(begun, begun_in_training, strict=True):
+        np.testing.assert_array_equal(one, other)
+    # Without the option what is read is dropped, too.
+    dropped, begun_in_training = said(True)
+    assert np.abs(dropped - np.where(dropped == 0, 0, 2 * whole)).max() > 0.1
+    assert np.abs(begun_in_training[1] - begun[1]).max() > 0.1
+    # Between two layers what the first one says is dropped: the second begins otherwise.
+    _, begun = said(False, input_dropout=0.0, layers=2)
+    dropped, begun_in_training = said(True, input_dropout=0.0, layers=2)
+    differs = [np.abs(a - b).max() > 0.01 for a, b in zip(begun, begun_in_training, strict=True)]
+    assert differs == [False, False, True, True]
+
+
+def test_a_decoder_of_a_file_without_the_dropout_of_inputs():
+    """As files were before there was one: the same rate for both, and the same variables."""
+    decoder = build(PlainDecoder, {"dropout": 0.5})
+    config = decoder.get_config()
+    assert config.pop("input_dropout") is None
+    again = PlainDecoder.from_config(config)
+    again.build((None, None, 6))
+    assert again.drop_input.rate == 0.5
+    again.set_weights(decoder.get_weights())
+    of_inputs = build(PlainDecoder, {"dropout": 0.5, "input_dropout": 0.0})
+    assert len(of_inputs.variables) == len(decoder.variables)
+
+
 # Hard attention
 
 

@@ -39,6 +39,16 @@ def source():
     )
 
 
+def without_captions_at(source, kind=str):
+    """The same captions, known by reading pictures only, as lists of `kind`."""
+
+    def read(index):
+        texts = [text if kind is str else text.encode() for text in CAPTIONS[index]]
+        return {**source.read(index), "captions": texts}
+
+    return dataclasses.replace(source, read=read, captions_at=None, texts=None)
+
+
 def batches_asked_for(source, out, **options):
     """What `make_batches` is called with: for training, then for validation."""
     recipe, calls = SYSTEMS["show_and_tell"], []
@@ -63,7 +73,9 @@ def batches_asked_for(source, out, **options):
     return calls
 
 
-def test_every_caption_an_example_of_its_own(source, tmp_path):
+@pytest.mark.parametrize("known", [True, False])
+def test_every_caption_an_example_of_its_own(source, tmp_path, known):
+    source = source if known else without_captions_at(source, bytes)
     (dataset, settings), (_, validation) = batches_asked_for(source, tmp_path / "run", captions_per_picture=1, epochs=3)
     # Seven captions of four pictures, in batches of two: four steps, of which the last meets one caption again.
     assert int(dataset.cardinality()) == 3 * 8
@@ -80,6 +92,31 @@ def test_all_captions_of_a_picture_together(source, tmp_path):
     assert int(dataset.cardinality()) == 3 * 4
     assert settings["context"]["captions_per_picture"] == "all"
     assert settings["context"]["captions"] == 3  # of the five rows that are usual, no picture fills more
+
+
+@pytest.mark.parametrize("kind", [str, bytes])
+def test_captions_that_only_reading_a_picture_tells(source, tmp_path, kind):
+    """`captions_at` is optional, and captions may be bytes: the words are those of the texts."""
+    (dataset, settings), _ = batches_asked_for(without_captions_at(source, kind), tmp_path / "run")
+    assert settings["context"]["vocabulary"] == Vocabulary.build(sum(CAPTIONS[:4], ()), min_count=1).words
+    assert settings["context"]["captions"] == 5
+    (inputs, _), *_ = SYSTEMS["show_and_tell"].make_batches(dataset, **settings)
+    assert inputs["tokens"].shape[:2] == (2, 5)
+
+
+def test_bytes_without_opening_pictures(source, tmp_path):
+    told = dataclasses.replace(source, captions_at=lambda index: [t.encode() for t in CAPTIONS[index]], texts=None)
+    (_, settings), _ = batches_asked_for(told, tmp_path / "run")
+    assert settings["context"]["vocabulary"] == Vocabulary.build(sum(CAPTIONS[:4], ()), min_count=1).words
+
+
+def test_pictures_without_captions_are_still_refused(source, tmp_path):
+    bare = dataclasses.replace(
+        source, read=lambda index: {"image": np.zeros((48, 64, 3), np.uint8)}, captions_at=None, texts=None
+    )
+    recipe = SYSTEMS["show_and_tell"]
+    with pytest.raises(DataError, match="captioners need captions"):
+        train(recipe, bare, out=tmp_path, options=recipe.smoke_options)
 
 
 @pytest.mark.parametrize("name", ["show_attend_tell", "show_and_tell"])

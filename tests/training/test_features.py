@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import re
+import warnings
 
 import keras
 import numpy as np
@@ -12,12 +14,12 @@ import pytest
 
 from keras_cv_lectures.data import Source, shapes_source, to_dataset
 from keras_cv_lectures.data.features import INDEX, FeatureFolder
-from keras_cv_lectures.errors import DataError, ModelError
+from keras_cv_lectures.errors import DataError, KcvlWarning, ModelError
 from keras_cv_lectures.preprocessing import Augmentation, caption_batches, resize_example
 from keras_cv_lectures.systems import SYSTEMS
 from keras_cv_lectures.text import Vocabulary
 from keras_cv_lectures.training import cache_features, train
-from keras_cv_lectures.training.features import identity
+from keras_cv_lectures.training.features import _cached_for_training, identity
 
 SIZE = (12, 16)
 COUNT, PER_SHARD = 11, 4
@@ -243,6 +245,30 @@ def test_numbers_beyond_float16_are_refused(tmp_path):
     with pytest.raises(ModelError, match=r"do not fit into float16 .*dtype='float32'"):
         cache(tmp_path / "f", encoder=make_encoder(scale=1e5))
     cache(tmp_path / "g", encoder=make_encoder(scale=1e5), dtype="float32")
+
+
+def test_a_training_keeps_numbers_beyond_float16_as_float32(tmp_path):
+    encoder, (source, _) = make_encoder(scale=1e5), make_source()
+    settings = {"input_size": SIZE, "batch_size": 3, "shard_bytes": SHARD_BYTES}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", KcvlWarning)
+        found = _cached_for_training(encoder, source, tmp_path / "train", **settings)
+    (warning,) = (str(w.message) for w in told if w.category is KcvlWarning)
+    assert re.search("too large for float16.*train_float32.*Delete it", warning)
+    np.testing.assert_allclose(found[10]["annotations"], np.full((3, 4, 2), 10 * 1e5), rtol=1e-5)
+    # Another training knows it, and computes nothing again.
+    before = contents(tmp_path / "train_float32")
+    (tmp_path / "train" / INDEX).unlink()
+    again = _cached_for_training(encoder, source, tmp_path / "train", **settings)
+    np.testing.assert_array_equal(again[10]["annotations"], found[10]["annotations"])
+    assert contents(tmp_path / "train_float32") == before
+    assert not (tmp_path / "train" / INDEX).exists()
+
+
+def test_numbers_that_are_not_finite_are_refused_at_any_precision(tmp_path):
+    for dtype in ("float16", "float32"):
+        with pytest.raises(ModelError, match=r"of 0 or a picture after it are not all finite numbers. Check the enc"):
+            cache(tmp_path / dtype, encoder=make_encoder(scale=np.inf), dtype=dtype)
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,9 @@ _EXPORT = """examples:
 
 int8 needs at least 100 pictures to measure how large the activations get: those the run was trained on, or --data.
 A run that was trained on crops alone (crop_size) keeps the pictures' own resolution: its file sees larger pictures in
-overlapping windows of --size. Pictures of --data that the run was trained on are not scored.
+overlapping windows of --size. Pictures of --data in the run's training folder that it was trained on are not scored.
+With --dynamic the file takes any size, but kcvl still resizes pictures to the training's input_size, unless it is given
+--tile.
 The file is put in place only if it agrees with the model; a model card (JSON and Markdown) lies beside it.
 """
 

@@ -16,6 +16,7 @@ from keras_cv_lectures.files import read_json, read_text
 
 RUN_FILE = "run.json"
 CARD_FILE = "model_card.json"
+LABELS_FILE = "labels.txt"  # in the folder of a SavedModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +97,11 @@ def _is_list(value: Any) -> bool:
 
 def _are_whole(value: Any, count: int, low: int, high: int) -> bool:
     return _is_list(value) and len(value) == count and all(type(n) is int and low <= n <= high for n in value)
+
+
+def labels_file(path: Path) -> Path:
+    """Where the class names of a `.tflite` file or SavedModel folder stand, one a line in label order."""
+    return path.with_suffix(".txt") if path.suffix == ".tflite" else path / LABELS_FILE
 
 
 def metadata_path(model_path: Path) -> Path:

@@ -1,19 +1,24 @@
 """Exports of runs see pictures as the runs do: in windows, at the size of the training; and what they are scored on."""
 
+import dataclasses
 import json
 import re
+import types
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from command_line import call
 from keras import layers
 from PIL import Image
 
 from kcvl import commands
 from keras_cv_lectures.data import open_source
+from keras_cv_lectures.errors import DataError
 from keras_cv_lectures.evaluating import evaluate_segmentation
+from keras_cv_lectures.exporting import card
 from keras_cv_lectures.geometry.tiles import cut_window
 from keras_cv_lectures.layers import UpsampleTwice
 from keras_cv_lectures.metadata import Metadata, read_metadata
@@ -44,11 +49,11 @@ def _network(*, global_view=False):
     return keras.Model(x, layers.Conv2D(7, 1, kernel_initializer=steep, name="logits")(y))
 
 
-def _run(folder, model, *, train_ids=(), **facts):
+def _run(folder, model, *, train_ids=(), train_root=None, **facts):
     folder.mkdir()
     model.save(folder / "best.keras")
     metadata = Metadata(system="unet", classes=SHAPES.classes, colors=SHAPES.colors, config={}, **facts)
-    (folder / "run.json").write_text(json.dumps(metadata.to_json()))
+    (folder / "run.json").write_text(json.dumps({**metadata.to_json(), "train_root": train_root}))
     (folder / "train_ids.txt").write_text("\n".join(train_ids))
     return folder
 
@@ -110,7 +115,7 @@ def test_such_a_file_is_scored_in_windows(cropped, model):
     np.testing.assert_array_equal(evaluation.confusion, expected)
     page = Path(files["tflite"]).with_suffix(".md").read_text()
     assert "a multiple of 2 pixels apart; 4 and 4 pixels at each edge" in page
-    assert "picture.crop(((picture.width - 24) // 2, (picture.height - 16) // 2" in page
+    assert "top, left = (image.shape[1] - 16) // 2, (image.shape[2] - 24) // 2" in page
 
 
 def test_int8_is_calibrated_on_windows(cropped, monkeypatch):
@@ -187,19 +192,38 @@ def test_the_commands_take_tile_margin_and_stride(sized, tmp_path):
 
 
 def test_pictures_that_were_trained_on_are_not_scored(tmp_path, model, monkeypatch):
-    run = _run(tmp_path / "run", model, input_size=(32, 40), train_ids=SHAPES.ids[:3])
-    row = export_run(run, out=run / "exports", spec=DATA)
+    for example, name in zip(SHAPES, "abcd", strict=True):
+        for folder, key in (("images", "image"), ("masks", "mask")):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(example[key].astype(np.uint8)).save(tmp_path / folder / f"{name}.png")
+    (tmp_path / "labels.txt").write_text("".join(f"{i} {name}\n" for i, name in enumerate(SHAPES.classes)))
+    spec = f"folder:{tmp_path}/images,{tmp_path}/masks,labels={tmp_path}/labels.txt"
+    run = _run(tmp_path / "run", model, input_size=(32, 40), train_ids="abc", train_root=str(tmp_path / "images"))
+    row = export_run(run, out=run / "exports", spec=spec)
     assert row["scored_on"].endswith("(1 of 4 pictures; the others were trained on)")
     expected = evaluate_segmentation(run, SHAPES.subset([3])).scores["mean_iou"]
     assert row["mean_iou"] == pytest.approx(expected, abs=1e-3)
     card = json.loads((run / "exports" / "unet_float32.json").read_text())
     assert card["metrics_data"] == row["scored_on"]
-    nothing, reason = exports._unseen(SHAPES, {"train_ids": SHAPES.ids})
-    assert (nothing, reason) == (None, f"every picture of {SHAPES.name} was trained on. --data SPEC names others")
+    source, seen = open_source(spec), {"train_ids": "abcd", "train_root": str(tmp_path)}
+    nothing, reason = exports._unseen(source, seen)
+    assert (nothing, reason) == (None, f"every picture of {source.name} was trained on. --data SPEC names others")
+    # Elsewhere are others of the same names.
+    assert exports._unseen(source, {**seen, "train_root": str(tmp_path / "other")}) == (source, "")
     unscored = {**row, "mean_iou": None, "not_scored": reason}
     monkeypatch.setattr(commands, "export_run", lambda *args, **kwargs: unscored)
-    out = call("export", run, "--data", DATA, "--out", run / "exports")[1]
+    out = call("export", run, "--data", spec, "--out", run / "exports")[1]
     assert f"The file was not scored: {reason}.\n" in out
+
+
+@pytest.mark.parametrize("files", [None, lambda index: (Path(f"{index}.png"),)])
+def test_names_alone_leave_no_picture_out_of_a_score(files):
+    """A source without files, and the run of an earlier version, which did not keep where its pictures lay."""
+    source = dataclasses.replace(SHAPES, files=files)
+    run = {"train_ids": SHAPES.ids[1:], **({} if files else {"train_root": "/somewhere"})}
+    scored, reason = exports._unseen(source, run)
+    assert (scored.ids, reason) == (SHAPES.ids, "")
+    assert scored.name.endswith("(3 of 4 pictures have names that pictures of the training had, and may be those)")
 
 
 def test_a_lone_model_is_scored_on_the_data_and_takes_its_names(tmp_path, model):
@@ -217,6 +241,35 @@ def test_a_lone_model_is_scored_on_the_data_and_takes_its_names(tmp_path, model)
     assert "not scored" not in out
 
 
+def test_a_lone_model_that_cannot_be_scored_is_exported_all_the_same(tmp_path, monkeypatch):
+    # A hundred pictures are cut faster than they are resized.
+    monkeypatch.setattr(exports, "resize_example", lambda example, size: {"image": example["image"][:8, :12]})
+    x = keras.Input((8, 12, 3))
+    y = layers.GlobalAveragePooling2D()(layers.Rescaling(1 / 255)(x))
+    keras.Model(x, layers.Dense(5, activation="softmax", name="answer")(y)).save(tmp_path / "lone.keras")
+    data = "shapes:count=100,size=32x40"
+    row = export_run(tmp_path / "lone.keras", out=tmp_path / "exports", precision="int8", spec=data)
+    assert Path(row["file"]).exists()
+    assert (row["mean_iou"], row["scored_on"]) == (None, None)
+    assert "expected a segmentation model with an output 'probabilities'" in row["not_scored"]
+
+
+def test_a_damaged_picture_or_one_that_the_model_cannot_take_is_no_score():
+    def damaged(index):
+        raise DataError("a.png is damaged.")
+
+    x = keras.Input((None, None, 3))
+    halves = layers.UpSampling2D(2)(layers.AveragePooling2D(2)(x))
+    uneven = keras.Model(x, layers.Conv2D(7, 1, name="logits")(layers.Add()([x, halves])))
+    none = Metadata()
+    broken = dataclasses.replace(SHAPES, read=damaged)
+    assert exports._fitting(broken, None, "mask", uneven, none, None) == (None, "a.png is damaged", none)
+    odd = dataclasses.replace(SHAPES, read=lambda index: {"image": np.zeros((5, 7, 3), np.uint8), "mask": 0})
+    source, reason, metadata = exports._fitting(odd, None, "mask", uneven, none, None)
+    assert (source, metadata) == (None, none)
+    assert "5x7" in reason
+
+
 def test_a_lone_model_of_other_classes_is_not_scored():
     x = keras.Input((None, None, 3))
     other, source = keras.Model(x, layers.Conv2D(9, 1, name="logits")(x)), SHAPES.subset([0])
@@ -226,6 +279,26 @@ def test_a_lone_model_of_other_classes_is_not_scored():
     reason = f"the pictures of {source.name} have no weights"
     assert exports._fitting(source, None, "weights", other, named, None) == (None, reason, named)
     assert exports._fitting(source, None, "mask", other, named, None) == (source, "", named)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("size", [(16, 24), (9, 30), (1, 11), (31, 25), (5, 7)], ids=str)
+def test_the_program_of_the_card_sees_the_middle_window_of_any_picture(tmp_path, monkeypatch, channels, size):
+    """The middle of the picture endlessly mirrored, as prediction and calibration cut it."""
+    seen = []
+    runner = types.SimpleNamespace(signatures={"serving_default": lambda image: seen.append(image) or {"a": image}})
+    monkeypatch.setattr(tf.saved_model, "load", lambda path: runner)
+    monkeypatch.setattr(tf, "constant", lambda value: value)
+    monkeypatch.chdir(tmp_path)
+    picture = np.random.default_rng(0).integers(0, 256, (*size, channels), np.uint8)
+    if channels == 4:
+        np.save("PICTURE.npy", picture)
+    else:
+        Image.fromarray(picture[..., 0] if channels == 1 else picture).save("PICTURE.jpg", format="PNG")
+    program = card._program("m", (*WINDOW, channels), "a", tflite=False, middle=True)
+    exec(compile(program, "program", "exec"), {})
+    middle = tuple((have - want) // 2 for have, want in zip(size, WINDOW, strict=True))
+    np.testing.assert_array_equal(seen[0], cut_window(picture, middle, WINDOW)[None])
 
 
 def _picture(size, seed=0):

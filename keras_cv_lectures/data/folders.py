@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from keras_cv_lectures.data.images import IMAGE_SUFFIXES, read_image, read_mask
 from keras_cv_lectures.data.label_inference import infer_label_map
 from keras_cv_lectures.data.labels import CAMVID_LABELS, LabelMap, read_label_file
 from keras_cv_lectures.data.source import Source
-from keras_cv_lectures.errors import DataError
+from keras_cv_lectures.errors import DataError, KcvlWarning
 from keras_cv_lectures.files import read_text
 
 # What is commonly appended to the name of a mask, or of an image, to tell the two apart.
@@ -78,7 +79,7 @@ def folder_source(
 
     `a.jpg` goes with `a.png`, and also with `a_mask.png`, `a_label.png`, `a_L.png`, `a_labelIds.png` and the like. The
     two folders may be one if the masks have such an ending, and one may lie inside the other. Subfolders are searched,
-    also those that are links to folders elsewhere; hidden files are not.
+    also those that are links to folders elsewhere, each once; hidden files are not.
 
     Args:
         images: folder of pictures of any kind that `read_image` reads.
@@ -240,32 +241,43 @@ def pictures_below(folder: Path, *, without: Path | None = None) -> dict[str, li
     return dict(found)
 
 
-def files_below(folder: Path, _above: frozenset[str] = frozenset()) -> Iterator[Path]:
+def files_below(folder: Path) -> Iterator[Path]:
     """Files in `folder` and in all folders below it, hidden ones left out, in no particular order.
 
-    Links to folders are followed, but for one to a folder that the way has come through, which would have no end.
+    Links to folders are followed. Every folder is entered once, by its own path rather than by a link to it, so that no
+    picture is found twice and rings end. Folders below that cannot be read, such as a disk's `lost+found`, are left out
+    with a `KcvlWarning`.
 
     Raises:
-        DataError: a folder cannot be read.
+        DataError: `folder` itself cannot be read.
     """
-    place = os.path.realpath(folder)
-    if place in _above:
-        return
-    try:
-        with os.scandir(folder) as listing:
-            entries = [(folder / entry.name, _is_folder(entry)) for entry in listing if not entry.name.startswith(".")]
-    except OSError as error:
-        raise DataError(f"{folder} cannot be read ({error.strerror}). Check who may read it.") from error
-    for path, is_folder in entries:
-        if is_folder:
-            yield from files_below(path, _above | {place})
-        else:
-            yield path
-
-
-def _is_folder(entry: os.DirEntry) -> bool:
-    # `is_dir` alone raises of a link to itself.
-    return entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry.path))
+    entered: set[str] = set()
+    # Links wait until all folders that need none have been entered.
+    folders, links = [folder], []
+    while folders or links:
+        if not folders:
+            links.sort(reverse=True)
+        here = folders.pop() if folders else links.pop()
+        place = os.path.realpath(here)
+        if place in entered:
+            continue
+        entered.add(place)
+        try:
+            with os.scandir(here) as listing:
+                entries = [entry for entry in listing if not entry.name.startswith(".")]
+        except OSError as error:
+            if here == folder:
+                raise DataError(f"{folder} cannot be read ({error.strerror}). Check who may read it.") from error
+            warnings.warn(f"{here} cannot be read ({error.strerror}) and is left out.", KcvlWarning, stacklevel=2)
+            continue
+        for entry in entries:
+            path = here / entry.name
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(path)
+            elif entry.is_symlink() and os.path.isdir(path):  # `entry.is_dir` raises of a link to itself.
+                links.append(path)
+            else:
+                yield path
 
 
 def _place_inside(inner: Path, outer: Path) -> Path | None:

@@ -42,8 +42,9 @@ def instance_folder_source(
 
     Either `masks` holds a label picture for every picture, paired by name as in `folder_source`, where 0 (or black) is
     background and every other value or colour is one object. Or it holds a folder for every picture, called like it,
-    with one mask file an object, anything but 0 being the object; masks may overlap. The Data Science Bowl's layout,
-    `ID/images/ID.png` beside `ID/masks/*.png`, is read with its folder as both `images` and `masks`.
+    with one mask file an object, anything but 0 being the object; masks may overlap. `masks` may lie inside `images`.
+    The Data Science Bowl's layout, `ID/images/ID.png` beside `ID/masks/*.png`, is read with its folder as both `images`
+    and `masks`.
 
     Args:
         images: folder of pictures.
@@ -145,7 +146,7 @@ def _class(name: str | None, classes: Sequence[str] | None) -> tuple[tuple[str, 
 
 def _mask_folders(images: Path, masks: Path) -> dict[str, tuple[Path, Path]]:
     """Example id -> its picture and its folder of masks; {} where masks are label pictures."""
-    pictures = pictures_below(images)
+    pictures = pictures_below(images, without=masks)
     if not masks.is_dir():
         raise DataError(f"{masks} is not a folder. Check the path.")
     # The Data Science Bowl: ID/images/ID.png and ID/masks/*.png.

@@ -31,8 +31,9 @@ class DetectorSettings:
 
     Attributes:
         min_size, max_size: pixels that the picture's sides are brought to (see `layers.FitPicture`); None keeps it.
-        size_multiple: the picture is padded to a multiple of it, with zeros behind the normalisation, which is the mean
-            colour; with `postprocessing.detection.CANVAS_COLOR` where the network normalises by itself.
+        size_multiple: the picture is padded to a multiple of it, with `surroundings`.
+        surroundings: C numbers, the colour around a picture on its canvas and in its padding, behind the normalisation;
+            None: zeros, which behind a normalisation are the mean colour. Builders choose it by `surrounding_color`.
         anchor_sizes: for each level the square roots of the anchors' areas, pixels.
         anchor_ratios: height by width.
         region_levels: names of the maps that regions are pooled from; the others serve proposals only.
@@ -57,6 +58,7 @@ class DetectorSettings:
     min_size: int | None = 800
     max_size: int | None = 1333
     size_multiple: int = 32
+    surroundings: Sequence[float] | None = None
     anchor_sizes: Sequence[Sequence[float]] = ((32,), (64,), (128,), (256,), (512,))
     anchor_ratios: Sequence[float] = (0.5, 1.0, 2.0)
     region_levels: Sequence[str] = ("0", "1", "2", "3")
@@ -98,6 +100,16 @@ class DetectorSettings:
         return dataclasses.asdict(self)
 
 
+def surrounding_color(convention: str, channels: int) -> tuple[int, ...] | None:
+    """`DetectorSettings.surroundings` of a new detector: about the mean colour to its network, as in exported files.
+
+    Args:
+        convention: of `layers.ImageNormalization`; "none" where the network normalises by itself.
+        channels: of the picture.
+    """
+    return canvas_color(channels) if convention == "none" else None
+
+
 class Graph:
     """The layers of a detector and the order in which they are applied.
 
@@ -109,8 +121,8 @@ class Graph:
         self.settings = s = settings
         self.fit = FitPicture(s.min_size, s.max_size, name="fit")
         self.normalize = ImageNormalization(convention, dtype="float32", name="normalize")
-        # What surrounds a picture on a canvas is about the mean colour to every network, and so in exported files.
-        self.color = canvas_color(backbone.input_shape[-1]) if convention == "none" else None
+        # Not by the convention, which detectors of earlier versions had with zeros around their pictures.
+        self.color = s.surroundings
         self.blank = BlankOutside(self.color, dtype="float32", name="blank")
         self.pad = PadToMultiple(s.size_multiple, dtype="float32", name="pad")
         self.anchors = PyramidAnchors(s.anchor_sizes, s.anchor_ratios, name="anchors")
@@ -300,4 +312,4 @@ def head_index(labels, classes: Sequence[int] | None):
     return ops.take(table, ops.minimum(labels + 1, len(classes) + 1), axis=0)
 
 
-__all__ = ["DetectorSettings", "Graph", "head_index"]
+__all__ = ["DetectorSettings", "Graph", "head_index", "surrounding_color"]

@@ -19,7 +19,7 @@ from keras_cv_lectures.detection.arguments import check_settings, check_widths
 from keras_cv_lectures.detection.coco import COCO_IDS, COCO_OUTPUTS
 from keras_cv_lectures.detection.detector import Detector
 from keras_cv_lectures.detection.freezing import freeze_normalization, freeze_stages
-from keras_cv_lectures.detection.graph import DetectorSettings
+from keras_cv_lectures.detection.graph import DetectorSettings, surrounding_color
 from keras_cv_lectures.detection.heads import box_head, keypoint_head, mask_head, rpn_head
 from keras_cv_lectures.detection.pyramid import feature_pyramid
 from keras_cv_lectures.detection.single_level import (
@@ -97,7 +97,8 @@ def build_faster_rcnn(
             `detection.single_level.VARIANT_DEFAULTS`.
         backbone_weights: None (random), "imagenet" (downloaded on this request) or the path of a file.
         trainable_stages: how many of the backbone's five stages are trained, the last ones; None: three with
-            pretrained weights, four where "vgg16" is network and backbone, otherwise all. 4 needs a stage "c1".
+            pretrained weights, four where "vgg16" is network and backbone, otherwise all, also where a backbone of
+            one's own does not give the stage up to which it would be frozen. 4 needs a stage "c1".
         frozen_normalization: batch normalisation of the backbone as a constant; None: with pretrained weights in "v1".
         min_size, max_size: pixels that pictures are brought to: the shorter side to `min_size` unless the longer one
             then exceeds `max_size`. None for pictures at their own size.
@@ -271,6 +272,8 @@ def _build(
     if trainable_stages is None:
         # VGG's first stage is the second of the paper, which trains the last three of five.
         trainable_stages = (4 if variant == backbone == "vgg16" else 3) if pretrained else 5
+        if f"c{5 - trainable_stages}" not in body.output:  # One's own need not give what nobody asked to freeze.
+            trainable_stages = 5
     freeze_stages(body, trainable_stages)
     if not pyramid:
         model = single_level_detector(
@@ -322,6 +325,7 @@ def _build(
             anchor_sizes=anchor_sizes,
             region_levels=tuple(str(level) for level in range(len(stages))),
             region_strides=strides,
+            surroundings=surrounding_color(convention, input_shape[-1]),
             rpn_score=rpn_score,
             class_agnostic=class_agnostic,
             classes=COCO_IDS if coco_outputs else None,

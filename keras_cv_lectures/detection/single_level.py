@@ -16,7 +16,7 @@ from keras import ops
 
 from keras_cv_lectures.detection.arguments import check_settings
 from keras_cv_lectures.detection.detector import Detector
-from keras_cv_lectures.detection.graph import DetectorSettings, Graph
+from keras_cv_lectures.detection.graph import DetectorSettings, Graph, surrounding_color
 from keras_cv_lectures.detection.heads import box_head, pooled_box_head, rpn_head
 from keras_cv_lectures.detection.training import DetectionLosses
 from keras_cv_lectures.geometry.anchors import caffe_anchors, grid_anchors
@@ -141,6 +141,7 @@ def single_level_detector(
                 "region_levels": ("0",),
                 "region_strides": (STRIDE,),
                 "size_multiple": STRIDE,
+                "surroundings": surrounding_color(convention, input_shape[-1]),
                 "box_pool": pool,
                 "beta": beta,
                 "class_agnostic": class_agnostic,

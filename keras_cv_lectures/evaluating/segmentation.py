@@ -30,6 +30,7 @@ class Evaluation:
         pictures: number of pictures.
         seconds: of predicting and scoring.
         size: (height, width) at which was compared, or None for each picture's own.
+        tile, margin, stride: what `evaluate_segmentation` was given.
     """
 
     scores: dict[str, Any]
@@ -38,6 +39,9 @@ class Evaluation:
     pictures: int
     seconds: float
     size: tuple[int, int] | None
+    tile: TileSize | None = None
+    margin: int | tuple[int, int] | None = None
+    stride: int | None = None
 
 
 def evaluate_segmentation(
@@ -113,4 +117,7 @@ def evaluate_segmentation(
         pictures=len(source),
         seconds=time.perf_counter() - started,
         size=size,
+        tile=tile,
+        margin=margin,
+        stride=stride,
     )

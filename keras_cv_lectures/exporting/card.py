@@ -18,7 +18,6 @@ from keras_cv_lectures.exporting.captioner_files import caption_program
 from keras_cv_lectures.exporting.detector_files import (
     bands_resized,
     detector_facts,
-    labels_file,
     picture_read,
     program_file,
     run_program,
@@ -28,7 +27,7 @@ from keras_cv_lectures.files import write_text
 from keras_cv_lectures.geometry.receptive import receptive_field
 from keras_cv_lectures.layers.atrous import whole_convolutions
 from keras_cv_lectures.layers.portable import portable_operators
-from keras_cv_lectures.metadata import Metadata, metadata_path
+from keras_cv_lectures.metadata import Metadata, labels_file, metadata_path
 from keras_cv_lectures.runners import Runner, latency, load_runner, machine, tensorflow_threads
 from keras_cv_lectures.serving import gflops
 
@@ -188,7 +187,8 @@ def _program(
         output: name of the output that is saved.
         border: pixels mirrored around the picture, ((top, bottom), (left, right)); the output then ends where the
             picture does.
-        middle: the file sees windows of larger pictures: it gets the one in the middle instead of all, resized.
+        middle: the file sees windows of larger pictures: it gets the one in the middle instead of all, resized; a
+            smaller picture is mirrored beyond its border.
     """
     height, width, channels = shape
     if tflite:
@@ -204,23 +204,26 @@ def _program(
         mode = "L" if channels == 1 else "RGB"
         imports.append("from PIL import Image, ImageOps")
         resized = f"picture.resize({sides}, Image.Resampling.BILINEAR)" if sides else "picture"
-        if middle and sides:
-            edges = [f"(picture.{s} {o} {n}) // 2" for o in "-+" for s, n in (("width", width), ("height", height))]
-            resized = f"picture.crop(({', '.join(edges)}))"
-        rows = f"{height}, {width}" if sides else "picture.height, picture.width"
+        windowed = middle and sides
+        rows = f"{height}, {width}" if sides and not windowed else "picture.height, picture.width"
         picture = [
             *picture_read('"PICTURE.jpg"', mode),
-            f"image = np.asarray({resized}).reshape(1, {rows}, {channels})",
+            f"image = np.asarray({'picture' if windowed else resized}).reshape(1, {rows}, {channels})",
         ]
     else:  # No picture file that Pillow reads has so many channels.
-        imports += ["from PIL import Image"] if sides else []
+        imports += ["from PIL import Image"] if sides and not middle else []
         picture = [f'picture = np.load("PICTURE.npy").astype(np.uint8)  # (height, width, {channels}), 0..255']
-        if middle and sides:
-            picture.append(f"top, left = (picture.shape[0] - {height}) // 2, (picture.shape[1] - {width}) // 2")
-            picture.append(f"bands = np.moveaxis(picture[top : top + {height}, left : left + {width}], -1, 0)")
-        elif sides:
+        if sides and not middle:
             picture.append(bands_resized("picture", sides))
-        picture.append(f"image = {'np.stack(bands, axis=-1)' if sides else 'picture'}[None]")
+        picture.append(f"image = {'np.stack(bands, axis=-1)' if sides and not middle else 'picture'}[None]")
+    if middle and sides:
+        picture += [
+            f"rows, columns = (max(0, n - s) for n, s in zip(({height}, {width}), image.shape[1:3]))",
+            "around = (0, 0), ((rows + 1) // 2, rows // 2), ((columns + 1) // 2, columns // 2), (0, 0)",
+            'image = np.pad(image, around, mode="reflect")  # a picture smaller than the window',
+            f"top, left = (image.shape[1] - {height}) // 2, (image.shape[2] - {width}) // 2",
+            f"image = image[:, top : top + {height}, left : left + {width}]",
+        ]
     if border:
         picture.append(f'image = np.pad(image, {((0, 0), *border, (0, 0))}, mode="reflect")')
     return _PROGRAM.format(

@@ -15,7 +15,7 @@ from keras_cv_lectures.layers import Detections
 from keras_cv_lectures.metadata import Metadata
 from keras_cv_lectures.postprocessing.detection import CANVAS_COLOR, MASK_THRESHOLD
 
-PROGRAM_FILE, LABELS_FILE = "run.py", "labels.txt"  # in the folder of a SavedModel
+PROGRAM_FILE = "run.py"  # in the folder of a SavedModel
 
 # Pillow's way to resize without antialiasing; `resize` always filters pictures that shrink.
 _SAMPLED = "transform({}, Image.Transform.AFFINE, (back[0], 0, 0, 0, back[1], 0), Image.Resampling.BILINEAR)"
@@ -25,18 +25,13 @@ _MASKS = f"""\
     picture.paste((255, 80, 0), (round(x1), round(y1)), Image.fromarray(np.uint8(mask > {MASK_THRESHOLD}) * 128))"""
 
 
-def labels_file(path: Path) -> Path:
-    """Where the class names of a `.tflite` file or SavedModel folder stand, one a line in label order."""
-    return path.with_suffix(".txt") if path.suffix == ".tflite" else path / LABELS_FILE
-
-
 def program_file(path: Path) -> Path:
     """Where the program stands that runs a `.tflite` file or SavedModel folder."""
     return path.with_name(f"{path.stem}_{PROGRAM_FILE}") if path.suffix == ".tflite" else path / PROGRAM_FILE
 
 
 def labels_text(classes: Iterable[str]) -> str:
-    """The content of `labels_file`: a name is a line, whatever it holds."""
+    """The content of `metadata.labels_file`: a name is a line, whatever it holds."""
     return "".join(" ".join(name.split()) + "\n" for name in classes)
 
 
@@ -184,11 +179,9 @@ def _detections(model: keras.Model) -> Detections | None:
 
 
 __all__ = [
-    "LABELS_FILE",
     "PROGRAM_FILE",
     "bands_resized",
     "detector_facts",
-    "labels_file",
     "labels_text",
     "picture_read",
     "program_file",

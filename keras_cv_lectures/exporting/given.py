@@ -9,9 +9,9 @@ from pathlib import Path
 import keras
 
 from keras_cv_lectures.errors import KcvlWarning, ModelError
-from keras_cv_lectures.exporting.detector_files import LABELS_FILE, PROGRAM_FILE
+from keras_cv_lectures.exporting.detector_files import PROGRAM_FILE
 from keras_cv_lectures.layers.preprocessing import is_without_normalization
-from keras_cv_lectures.metadata import CARD_FILE, Metadata, read_metadata
+from keras_cv_lectures.metadata import CARD_FILE, LABELS_FILE, Metadata, read_metadata
 from keras_cv_lectures.runners import load_keras_model
 
 MARKDOWN_FILE = "MODEL_CARD.md"

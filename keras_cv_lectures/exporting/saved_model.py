@@ -16,7 +16,7 @@ import tensorflow as tf
 from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.exporting.captioner import captioner_in_float32, check_vocabulary
 from keras_cv_lectures.exporting.card import build_card, plain_metrics, write_card
-from keras_cv_lectures.exporting.detector_files import labels_file, labels_text, program_file, with_labels
+from keras_cv_lectures.exporting.detector_files import labels_text, program_file, with_labels
 from keras_cv_lectures.exporting.given import MARKDOWN_FILE, model_to_export, refuse_other_content, warn_of_raw_input
 from keras_cv_lectures.exporting.graphs import save_graphs
 from keras_cv_lectures.exporting.result import ExportResult, compare, facts, folder_size, is_captioner, is_detector
@@ -24,7 +24,7 @@ from keras_cv_lectures.exporting.rewrite import folded, in_float32
 from keras_cv_lectures.files import atomic_path, write_text
 from keras_cv_lectures.geometry.receptive import accepts_size, fit_size, receptive_field
 from keras_cv_lectures.language import Captioner
-from keras_cv_lectures.metadata import CARD_FILE, Metadata
+from keras_cv_lectures.metadata import CARD_FILE, Metadata, labels_file
 from keras_cv_lectures.runners import SIGNATURE, load_runner
 from keras_cv_lectures.serving import declared_shape, freeze, refuse_changes, serving_function
 

@@ -26,7 +26,7 @@ from keras_cv_lectures.exporting.captioner import (
     write_decoder_graphs,
 )
 from keras_cv_lectures.exporting.card import build_card, plain_metrics, write_card
-from keras_cv_lectures.exporting.detector_files import labels_file, labels_text, program_file, with_labels
+from keras_cv_lectures.exporting.detector_files import labels_text, program_file, with_labels
 from keras_cv_lectures.exporting.given import model_to_export, warn_of_raw_input
 from keras_cv_lectures.exporting.join import in_sequence
 from keras_cv_lectures.exporting.quantize import quantize, quantize_networks, values_in_eight_bits
@@ -44,7 +44,7 @@ from keras_cv_lectures.exporting.saved_model import (
 from keras_cv_lectures.files import write_text
 from keras_cv_lectures.language import Captioner
 from keras_cv_lectures.layers.portable import portable_operators
-from keras_cv_lectures.metadata import Metadata
+from keras_cv_lectures.metadata import Metadata, labels_file
 from keras_cv_lectures.runners import SIGNATURE, load_runner
 
 PRECISIONS = ("float32", "float16", "int8")

@@ -118,7 +118,8 @@ def window_margin(field: ReceptiveField, window: tuple[int, int]) -> tuple[tuple
 
     On each axis the margin is the network's own where that is known and leaves at least one stride of a window's
     answer; windows then equal a single pass. Elsewhere it is an approximation: a quarter of the answer, rounded down to
-    the stride, so that half of every answer or more is used and lies as far from the window's edge.
+    the stride, so that half of every answer or more is used and lies as far from the window's edge. Of answers below
+    four strides it is the quarter itself, or what leaves one stride.
 
     Args:
         field: `receptive_field(model)`.
@@ -131,8 +132,13 @@ def window_margin(field: ReceptiveField, window: tuple[int, int]) -> tuple[tuple
     answer = [side - lost for side, lost in zip(window, field.lost, strict=True)]
     stride = max(1, min(field.stride, *answer))
     own = (None, None) if field.limit else field.margin
+
+    def approximation(side: int) -> int:
+        # Of small windows a margin off the grid is better than none, which shows every seam.
+        return side // 4 // stride * stride or min(side // 4, (side - stride) // 2)
+
     margin = [
-        m if m is not None and side - 2 * m >= stride else side // 4 // stride * stride
+        m if m is not None and side - 2 * m >= stride else approximation(side)
         for m, side in zip(own, answer, strict=True)
     ]
     return tuple(margin), stride

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_cv_lectures.errors import DataError, ModelError
+from keras_cv_lectures.metadata import labels_file
 from keras_cv_lectures.predicting.caption_result import CaptionResult
 from keras_cv_lectures.predicting.detecting import open_run
 from keras_cv_lectures.predicting.pictures import read_picture, resize_picture, with_channels
@@ -47,12 +48,15 @@ def caption(
 
 
 def vocabulary_of(runner: Runner, classes: Sequence[str] | Vocabulary | None = None) -> Vocabulary:
-    """The words of a captioner: those asked for, those of its metadata, or those in the text file beside a `.tflite`.
+    """The words of a captioner: those asked for, those of its metadata, or those in the text file of an export.
+
+    That file lies beside a `.tflite`, and in the folder of a SavedModel.
 
     Raises:
         ModelError: there are none, they are no vocabulary, or there are not as many as the model was made for.
     """
-    beside = runner.path.with_suffix(".txt") if runner.path is not None and runner.path.suffix == ".tflite" else None
+    exported = runner.path is not None and runner.kind in ("tflite", "saved_model")
+    beside = labels_file(runner.path) if exported else None
     try:
         if isinstance(classes, Vocabulary):
             vocabulary = classes

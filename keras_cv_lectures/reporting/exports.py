@@ -70,7 +70,7 @@ def export_run(
         file_format: "tflite" or "saved_model".
         precision: "float32", "float16" or "int8".
         spec: pictures to calibrate int8 with, and to score the file on (the layout's validation split where it has
-            one), but for those that the run was trained on; the run's own data by default.
+            one), but for those in the training's folder that the run was trained on; the run's own data by default.
         size: (height, width) of the input; the run's by default. Of a network of valid convolutions it is the size
             that is answered for, and the file's input is larger by the network's context. The file of a segmentation
             that was trained on crops, without an `input_size`, sees larger pictures in windows of this size; its card
@@ -284,11 +284,18 @@ def _scoring_data(spec: str | None, run: Mapping[str, Any], metadata: Metadata, 
 
 
 def _unseen(source: Source, run: Mapping[str, Any]) -> tuple[Source | None, str]:
-    """The pictures that the run was not trained on, under a name that says so, and why there are none, if so."""
+    """The pictures that the run was not trained on, under a name that says so, and why there are none, if so.
+
+    Names alone are no reason to leave a picture out, since other folders have pictures of the same names: where the
+    folder of the training, or of `source`, is not known, all are scored, under a name that says so.
+    """
     seen = set(trained_on(run, source))
     left = [index for index in range(len(source)) if index not in seen]
     if not seen:
         return source, ""
+    if source.files is None or "train_root" not in run:
+        told = f"{len(seen)} of {len(source)} pictures have names that pictures of the training had, and may be those"
+        return source.subset(range(len(source)), f"{source.name} ({told})"), ""
     if not left:
         return None, f"every picture of {source.name} was trained on. --data SPEC names others"
     return source.subset(left, f"{source.name} ({len(left)} of {len(source)} pictures; the others were trained on)"), ""
@@ -299,19 +306,24 @@ def _fitting(
 ) -> tuple[Source | None, str, Metadata]:
     """Of a model of no known system: the pictures, why it cannot be scored on them, if so, and its class names.
 
+    A model or a first picture that cannot be scored is such a reason, too: a score is no condition of an export.
+
     Args:
         kind: key of an example that the model is compared with.
         metadata: gets the names of the data where it has none and there are as many.
         size: (height, width) of a picture that the model takes; None for the picture's own.
     """
-    if not len(source) or kind not in source[0]:
-        return None, f"the pictures of {source.name} have no {kind}", metadata
-    if metadata.classes:
-        return source, "", metadata
-    if kind == "captions":
-        return None, "the words of a captioner outside its run folder are not known", metadata
-    first = {"image": source[0]["image"]}
-    count = len(predict(model, (resize_example(first, size) if size else first)["image"]).classes)
+    try:
+        if not len(source) or kind not in (first := source[0]):
+            return None, f"the pictures of {source.name} have no {kind}", metadata
+        if metadata.classes:
+            return source, "", metadata
+        if kind == "captions":
+            return None, "the words of a captioner outside its run folder are not known", metadata
+        first = {"image": first["image"]}
+        count = len(predict(model, (resize_example(first, size) if size else first)["image"]).classes)
+    except (DataError, ModelError) as error:
+        return None, str(error).removesuffix("."), metadata
     if kind == "mask":
         source = open_numbered(spec, source, count) if spec else source
         names, colors = source.classes, source.colors

@@ -25,6 +25,8 @@ from keras_cv_lectures.visualize import ExamplePicture, write_caption_report, wr
 
 EVALUATION, REPORT, EXPORTS, SCORES = "evaluation.json", "report.html", "exports.json", "scores.json"
 _SHOWN = 4
+# What an evaluation, and so its examples, may be predicted with.
+_WINDOWS = ("tile", "margin", "stride")
 AnyEvaluation = Evaluation | DetectionEvaluation | CaptionEvaluation
 
 
@@ -161,6 +163,7 @@ def _evaluation_json(evaluation: AnyEvaluation, source: Source) -> dict[str, Any
         "picture_iou": without_nan(evaluation.picture_iou),
         "pictures": evaluation.pictures,
         "size": evaluation.size,
+        **{name: getattr(evaluation, name) for name in _WINDOWS},
     }
 
 
@@ -177,7 +180,13 @@ def _compared(evaluation: dict[str, Any]) -> dict[str, str]:
             return {}
         pictures, objects = (f"{evaluation[key]:,}" for key in ("pictures", "objects"))
         return {"compared": f"{', '.join(evaluation['kinds'])} of {objects} objects in {pictures} pictures"}
-    return {"compared at": _size_text(evaluation.get("size"))}
+    return {"compared at": _size_text(evaluation.get("size")) + _windows_told(evaluation)}
+
+
+def _windows_told(evaluation: dict[str, Any]) -> str:
+    asked = {name: evaluation[name] for name in _WINDOWS if evaluation.get(name) is not None}
+    told = [f"{name} {_size_text(v) if isinstance(v, list | tuple) else v}" for name, v in asked.items()]
+    return f"; predicted in windows ({', '.join(told)})" if told else ""
 
 
 def _looked_at(words: int) -> str:
@@ -189,6 +198,7 @@ def _examples(runner: Runner, source: Source, evaluation) -> tuple[list[ExampleP
     ious = np.array([np.nan if v is None else v for v in evaluation["picture_iou"]], float)
     if len(ious) != len(source):
         return [], []
+    windows = {name: _pair(evaluation.get(name)) for name in _WINDOWS}
     order = [int(i) for i in np.argsort(-ious) if np.isfinite(ious[i])]
     shown = min(_SHOWN, (len(order) + 1) // 2)
 
@@ -196,7 +206,7 @@ def _examples(runner: Runner, source: Source, evaluation) -> tuple[list[ExampleP
         found = source[index]
         if evaluation.get("size"):
             found = resize_example(found, tuple(evaluation["size"]))
-        result = predict(runner, found["image"])
+        result = predict(runner, found["image"], **windows)
         return ExamplePicture(
             caption=source.ids[index],
             image=shown_image(found["image"]),
@@ -242,6 +252,11 @@ def _export_rows(folder: Path) -> Iterator[dict[str, Any]]:
             digests[model] = digest(folder / model) if (folder / model).is_file() else ""
         changed = model is not None and digests[model] != row.get("model_digest")
         yield {**row, "file": file.name, **({"made_of": f"an earlier {model}"} if changed else {})}
+
+
+def _pair(value):
+    """What JSON made a list of as the pair that it was."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _size_text(size) -> str:

@@ -16,6 +16,7 @@ from keras_cv_lectures.files import digest
 
 BASE_URL = "https://download.pytorch.org/models/"
 _CHUNK = 2**20
+_ELSEWHERE = "fetch that address elsewhere and put the file at {path}, or pass its path as `weights`."
 _log = logging.getLogger(__name__)
 
 
@@ -132,7 +133,8 @@ def download(file: PublishedFile | str) -> Path:
         file: an entry of `PUBLISHED`, or its name.
 
     Raises:
-        ModelError: the name is unknown, there is no connection, or the bytes are not the published ones.
+        ModelError: the name is unknown, there is no connection, the cache cannot be written, or the bytes are not the
+            published ones.
     """
     if isinstance(file, str):
         if file not in PUBLISHED:
@@ -146,11 +148,17 @@ def download(file: PublishedFile | str) -> Path:
                 f"it is fetched again from {file.url}"
             )
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    with _alone(part):
-        if not path.exists():  # Nobody else has brought it meanwhile.
-            _download(file, part, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(part):
+            if not path.exists():  # Nobody else has brought it meanwhile.
+                _download(file, part, path)
+    except OSError as error:
+        raise ModelError(
+            f"{file.name} ({file.megabytes:.0f} MB, {file.url}) could not be kept in {path.parent}: {error}. Let "
+            f"KERAS_HOME name a folder that can be written, or {_ELSEWHERE.format(path=path)}"
+        ) from error
     return path
 
 
@@ -165,7 +173,7 @@ def _download(file: PublishedFile, part: Path, path: Path) -> None:
         kept = f" The {came} bytes that came are kept; ask again to go on." if came else ""
         raise ModelError(
             f"{file.name} ({file.megabytes:.0f} MB) could not be downloaded from {file.url}: {error}.{kept} Without "
-            f"network, fetch that address elsewhere and put the file at {path}, or pass its path as `weights`."
+            f"network, {_ELSEWHERE.format(path=path)}"
         ) from error
     if not digest(part).startswith(file.sha256_prefix):
         part.unlink()

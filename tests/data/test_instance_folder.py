@@ -56,6 +56,17 @@ def test_label_pictures(tmp_path):
     assert report.splits[0].without_objects == 1
 
 
+def test_folders_of_masks_may_lie_among_the_pictures(tmp_path):
+    for name in ("a", "b"):
+        picture(tmp_path / f"{name}.png")
+        write(tmp_path / "masks" / name / "1.png", labels() == 3)
+    report = doctor(f"instances:{tmp_path},{tmp_path}/masks")
+    assert (report.problems, report.splits[0].without_objects) == ((), 0)
+    source = instance_folder_source(tmp_path, tmp_path / "masks")
+    assert source.ids == ("a", "b")
+    assert [example["boxes"].tolist() for example in source] == [[[1, 1, 6, 4]]] * 2
+
+
 def test_coloured_label_pictures_and_void(tmp_path):
     picture(tmp_path / "images" / "a.png")
     colored = np.zeros((H, W, 3), np.uint8)

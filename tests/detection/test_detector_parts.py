@@ -98,6 +98,24 @@ def test_detectors_on_one_map_need_it_at_their_stride():
         build(8)
 
 
+def test_no_stage_is_frozen_that_a_backbone_does_not_give_unless_asked(tmp_path):
+    def build(**options):
+        picture = keras.Input((None, None, 1))
+        c4 = keras.layers.Conv2D(4, 16, 16)(picture)
+        body = keras.Model(picture, {"c4": c4, "c5": keras.layers.Conv2D(4, 1)(c4)})
+        single = {k: v for k, v in SMALL.items() if k != "box_units"}
+        return build_faster_rcnn((64, 64, 1), 2, variant="c4", backbone=body, **single, **options)
+
+    built, file = build(), str(tmp_path / "own.weights.h5")
+    built.save_weights(file)
+    loaded = build(weights=file)
+    assert [layer.trainable for layer in loaded.graph.backbone.layers] == [True, True]
+    for found, expected in zip(loaded.get_weights(), built.get_weights(), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    with pytest.raises(ValueError, match="`trainable_stages` must leave frozen.* 3, which needs c2"):
+        build(trainable_stages=3)
+
+
 # What lies around a picture ------------------------------------------------------------------------------------------
 
 
@@ -113,6 +131,19 @@ def test_all_surroundings_of_a_network_that_normalises_itself_are_those_of_files
     np.testing.assert_array_equal(trained[0], expected)
     np.testing.assert_allclose(model.graph.dense(picture[None])["picture"][0], expected, atol=1e-4)
     np.testing.assert_array_equal(model.graph.dense(expected[None])["picture"][0], expected)
+
+
+def test_a_detector_keeps_the_surroundings_that_it_was_trained_with():
+    model = build_faster_rcnn((None, None, 3), 2, backbone=_rgb_averages(), **SMALL)
+    settings = model.get_config()["settings"]
+    assert tuple(settings["surroundings"]) == CANVAS_COLOR
+    earlier = {name: value for name, value in settings.items() if name != "surroundings"}
+    inputs = {"image": np.full((1, 64, 64, 3), 9, np.uint8), "size": np.int32([[40, 50]])}
+    corners = []
+    for kept in (settings, earlier):
+        again = Detector.from_config({**model.get_config(), "settings": kept})
+        corners.append(np.asarray(again.graph.dense(inputs)["picture"])[0, -1, -1].tolist())
+    assert corners == [list(CANVAS_COLOR), [0, 0, 0]]
 
 
 def _rgb_averages():

@@ -65,6 +65,8 @@ def test_arithmetic_by_hand():
         ({"margin": (96, 96), "stride": 16}, (256, 200), ((96, 48), 16)),
         ({"margin": (96, 96), "stride": 16}, (208, 207), ((96, 48), 16)),
         ({"stride": 32, "limit": "it sees all"}, (256, 300), ((64, 64), 32)),
+        # A quarter of 48 is less than the stride; of 20 a quarter would leave 10, less than the stride, so that 2 goes.
+        ({"margin": (96, 96), "stride": 16}, (48, 20), ((12, 2), 16)),
         # Of windows below the stride each answers for itself.
         ({"stride": 32, "limit": "it sees all"}, (16, 100), ((0, 16), 16)),
         # Valid convolutions: 572 pixels answer for 388.

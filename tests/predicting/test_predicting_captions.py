@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -76,6 +77,19 @@ def stored(tmp_path_factory):
     for card in ("run/run.json", "model.json", "saved/model_card.json"):
         (folder / card).write_text(json.dumps(facts))
     return {"run": folder / "run", "saved": folder / "saved", "tflite": folder / "model.tflite"}
+
+
+@pytest.mark.parametrize("kind", ["saved", "tflite"])
+def test_words_beside_a_file_without_its_card_are_read(stored, tmp_path, kind):
+    file = tmp_path / stored[kind].name
+    if kind == "saved":
+        shutil.copytree(stored[kind], file, ignore=shutil.ignore_patterns("model_card.json"))
+    else:
+        shutil.copy(stored[kind], file)
+    with pytest.raises(ModelError, match="the words of .* are not known"):
+        predict(file, picture_of((16, 24), 30))
+    WORDS.save(file / "labels.txt" if kind == "saved" else tmp_path / "model.txt")
+    assert predict(file, picture_of((16, 24), 30)).caption == "a dark picture"
 
 
 @pytest.mark.parametrize("size", [(16, 24), (61, 47)], ids=str)

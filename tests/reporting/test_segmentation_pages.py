@@ -1,5 +1,6 @@
 """What a segmentation's evaluation keeps and shows, with a network that calls bright pixels cells."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -45,6 +46,26 @@ def test_pictures_of_any_number_of_channels_are_shown(channels, tmp_path):
     report_evaluation(tmp_path, runner, source, evaluate_segmentation(runner, source), command="kcvl evaluate")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert all(f">{name}<" in text for name in ("p0", "p1", "p3", "p4"))
+
+
+def test_examples_are_predicted_as_the_evaluation_was(tmp_path):
+    """By a network that calls a window a cell where its mean is bright: another answer for every size of windows."""
+
+    def run(images):
+        bright = np.broadcast_to(images.mean((1, 2, 3), keepdims=True) > 100, (*images.shape[:3], 1))
+        return {"probabilities": np.concatenate([~bright, bright], axis=-1).astype(np.float32)}
+
+    source, runner = source_of(3).subset([0]), dataclasses.replace(runner_of(3), run=run)
+    asked = {"tile": (6, 4), "margin": (0, 0), "stride": 2}
+    evaluation = evaluate_segmentation(runner, source, **asked)
+    assert evaluation.picture_iou == [1.0]  # The left window is bright, the right one is dark.
+    report_evaluation(tmp_path, runner, source, evaluation)
+    kept = json.loads((tmp_path / "scores.json").read_text())
+    assert [kept[name] for name in asked] == [[6, 4], [0, 0], 2]
+    shown = "each picture&#x27;s own size; predicted in windows (tile 6x4, margin 0x0, stride 2)"
+    assert shown in (tmp_path / "report.html").read_text(encoding="utf-8").replace("&#39;", "&#x27;")
+    for found in (pages._evaluation_json(evaluation, source), kept):
+        np.testing.assert_array_equal(pages._examples(runner, source, found)[0][0].prediction, source[0]["mask"])
 
 
 def test_a_picture_without_labelled_pixels_has_no_score_and_is_no_example():

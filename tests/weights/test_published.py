@@ -172,6 +172,19 @@ def test_without_network(server, monkeypatch, tmp_path):
     assert published.download(NAME).read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize("refused", ["mkdir", "open"])
+def test_a_cache_that_cannot_be_written(server, monkeypatch, tmp_path, refused):
+    def refuse(self, *args, **kwargs):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(published.Path, refused, refuse)
+    place = tmp_path / "keras_cv_lectures"
+    told = rf"{NAME} .*{published.BASE_URL}.* could not be kept in {place}: .*Permission denied.* KERAS_HOME"
+    with pytest.raises(ModelError, match=rf"{told}.*fetch that address elsewhere and put the file at {place}/{NAME}"):
+        published.download(NAME)
+    assert server.requests == []
+
+
 def test_an_address_that_is_gone(server, monkeypatch):
     monkeypatch.setattr(published, "BASE_URL", f"{published.BASE_URL}absent.pth?")
     server.do_GET = lambda self: self.send_error(404)

@@ -95,10 +95,8 @@ def test_an_evaluation_on_any_data(source, runner, tmp_path):
 
 
 def test_an_exported_captioner_is_scored(source, runner, monkeypatch):
-    monkeypatch.setitem(exports.SYSTEMS, "show_attend_tell", recipe_of())
-    monkeypatch.setattr(exports, "read_metadata", lambda path: runner.metadata)
     monkeypatch.setattr(exports, "load_runner", lambda path: runner)
-    found, scored_on = exports._score_file("a.tflite", source, None)
+    found, scored_on = exports._score_file("a.tflite", evaluate_captioning, source, None)
     assert sorted(found) == ["bleu1", "bleu4", "cider", "exact_match", "rouge_l"]
     assert scored_on == source.name
     assert found["exact_match"] == 0.4

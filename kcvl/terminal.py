@@ -81,7 +81,8 @@ def own_warnings() -> Iterator[None]:
     from keras_cv_lectures.errors import KcvlWarning
 
     with warnings.catch_warnings():
-        warnings.simplefilter("always", KcvlWarning)
+        # Not "always": the stages of a training would each say the same.
+        warnings.simplefilter("default", KcvlWarning)
         others = warnings.showwarning
 
         def show(message, category, *place, **more):

@@ -24,7 +24,6 @@ from keras_cv_lectures.reporting import (
     REPORT,
     absolute_spec,
     evaluate_run,
-    picture_root,
     record_seconds,
     refresh_report,
 )
@@ -98,7 +97,6 @@ def run_train(arguments: argparse.Namespace) -> int:
             "data": absolute_spec(val_spec if val_spec and not given else arguments.data),
             "val_data": absolute_spec(val_spec) if val_spec else "",
             "val_ids": list(val_source.ids) if val_source else [],
-            "train_root": picture_root(train_source),
             "command": quoted("kcvl", *arguments.words),
         },
     }

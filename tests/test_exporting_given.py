@@ -13,6 +13,7 @@ from keras_cv_lectures.errors import KcvlWarning, ModelError
 from keras_cv_lectures.exporting import export_saved_model, export_tflite, saved_model
 from keras_cv_lectures.exporting.detector_files import picture_read
 from keras_cv_lectures.exporting.given import model_to_export, refuse_other_content
+from keras_cv_lectures.layers import ResizeLike
 from keras_cv_lectures.layers.preprocessing import is_without_normalization
 from keras_cv_lectures.metadata import Metadata, read_metadata
 from keras_cv_lectures.predicting import predict
@@ -115,6 +116,9 @@ def test_a_network_without_normalisation_is_known(unfilled, build, options):
         model = unfilled(build, (None, None, 3), 2, include_preprocessing=preprocessing, **options)
         assert is_without_normalization(model) is not preprocessing
     assert not is_without_normalization(brightness())  # Anybody else's may take 0..255.
+    pair = [keras.Input((8, 8, 3), name=name) for name in ("image", "other")]
+    summed = ResizeLike()([keras.layers.Add()(pair), pair[0]])
+    assert not is_without_normalization(keras.Model(pair, summed))
 
 
 @pytest.mark.parametrize("name", ["m.tflite", "m"])

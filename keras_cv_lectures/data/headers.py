@@ -19,9 +19,11 @@ _ORIENTATION, _FIRST_TURNED = 0x0112, 5  # EXIF tag; from this value on height a
 def picture_sizes(source: Source) -> Counter[tuple[int, int]]:
     """(height, width) -> number of pictures, of evenly spaced ones.
 
-    A thousand at most, from the headers of the files; of a source without files 64 at most, which are read.
+    A thousand at most, from the headers of the files; of a source without files, or whose examples are no whole
+    pictures of its files (such as crops of them), 64 at most, which are read.
     """
-    size, most = (_example_size, _EXAMPLES) if source.files is None else (_header_size, _READ)
+    whole = source.files is not None and _header_size(source, 0) == _example_size(source, 0)
+    size, most = (_header_size, _READ) if whole else (_example_size, _EXAMPLES)
     indices = np.linspace(0, len(source) - 1, min(len(source), most)).astype(int)
     found = [size(source, int(index)) for index in indices]
     return Counter(each for each in found if each is not None) or Counter([source[0]["image"].shape[:2]])

@@ -75,4 +75,8 @@ def is_without_normalization(model: keras.Model) -> bool:
     kinds = {type(layer) for layer in model._flatten_layers(include_self=False)}
     normalizing = (ImageNormalization, keras.layers.Rescaling, keras.layers.Normalization)
     ours = any(kind.__module__.partition(".")[0] == __package__.partition(".")[0] for kind in kinds)
-    return ours and model.input.name == "image" and not any(issubclass(kind, normalizing) for kind in kinds)
+    return (
+        ours
+        and [x.name for x in model.inputs] == ["image"]
+        and not any(issubclass(kind, normalizing) for kind in kinds)
+    )

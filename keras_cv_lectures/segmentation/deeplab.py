@@ -22,6 +22,7 @@ from keras_cv_lectures.segmentation.heads import (
     finished,
     logits_like,
     picture_input,
+    warn_of_frozen_noise,
 )
 from keras_cv_lectures.signatures import explain_arguments, one_of, refuse_given
 
@@ -98,7 +99,7 @@ def build_deeplab(
         backbone_weights: None (random), "imagenet" (downloaded on this request) or the path of a file. For v1 and v2 on
             VGG-16 a classifier with its top gives fc6 and fc7, too.
         freeze_backbone: the backbone (of v1 and v2: the own VGG-16 up to conv5_3) keeps its weights in training, and
-            its batch normalisation is a constant.
+            its batch normalisation is a constant. A model of one's own is frozen itself.
         output_stride: 8 or 16, stride of the last stage. None: 16 for v3+ and for v3 on MobileNetV3, else 8. A model
             as backbone has its own.
         rates: of the atrous convolutions of the head, a number or a list: one for v1, at least one for v2, () for none
@@ -157,6 +158,7 @@ def build_deeplab(
     if own_vgg:
         check_classifier_weights(normalization, backbone_weights)
     image = picture_input(input_shape, num_classes)
+    warn_of_frozen_noise(freeze_backbone, backbone, backbone_weights, weights)
     published = version == "v3" and backbone == "mobilenetv3_large"
     stride = output_stride or (16 if published else _OUTPUT_STRIDES[version])
     if rates is None:

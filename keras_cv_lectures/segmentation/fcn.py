@@ -9,7 +9,14 @@ import keras
 
 from keras_cv_lectures.backbones import resolve_backbone
 from keras_cv_lectures.layers import ImageNormalization, conv_norm_relu
-from keras_cv_lectures.segmentation.heads import class_scores, encoded, finished, logits_like, picture_input
+from keras_cv_lectures.segmentation.heads import (
+    class_scores,
+    encoded,
+    finished,
+    logits_like,
+    picture_input,
+    warn_of_frozen_noise,
+)
 from keras_cv_lectures.signatures import explain_arguments
 
 _ARCHITECTURES = {"resnet50_v1_5": "fcn_resnet50", "resnet101_v1_5": "fcn_resnet101"}
@@ -49,6 +56,7 @@ def build_fcn(
         dropout: rate before the score layers.
         backbone_weights: None (random), "imagenet" (downloaded on this request) or the path of a file.
         freeze_backbone: the backbone keeps its weights in training, and its batch normalisation is a constant.
+            A model of one's own is frozen itself.
         include_preprocessing: False to give the network pictures that are normalised already.
         weights: None, "torchvision/coco-voc" (downloaded on this request) or the path of a `.keras`, `.weights.h5`,
             `.pth` or `.safetensors` file of this network; a head with another `num_classes` is left at its initial
@@ -63,6 +71,7 @@ def build_fcn(
         >>> model = build_fcn((None, None, 3), num_classes=21)
     """
     image = picture_input(input_shape, num_classes)
+    warn_of_frozen_noise(freeze_backbone, backbone, backbone_weights, weights)
     stride = (8 if isinstance(backbone, str) else 32) if output_stride is None else output_stride
     encoder, convention = resolve_backbone(backbone, input_shape[-1], backbone_weights, stride, stages=(4, 5))
     x = ImageNormalization(convention, name="normalize")(image) if include_preprocessing else image

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import keras
 
+from keras_cv_lectures.errors import KcvlWarning
 from keras_cv_lectures.layers import AtrousConv2D, CropLike, ResizeLike
 from keras_cv_lectures.signatures import check_task
 from keras_cv_lectures.weights import load_weights
@@ -30,8 +32,22 @@ def check_classifier_weights(normalization: str | None, backbone_weights: Any) -
         )
 
 
+def warn_of_frozen_noise(freeze_backbone: bool, backbone: Any, backbone_weights: Any, weights: Any) -> None:
+    """Says so where a backbone that nobody trained is not to be trained either."""
+    if freeze_backbone and isinstance(backbone, str) and backbone_weights is None and weights is None:
+        warnings.warn(
+            f"`freeze_backbone` keeps the random numbers of {backbone}, which has no weights. Give `backbone_weights` "
+            "or `weights`, unless you load some into the network afterwards.",
+            KcvlWarning,
+            stacklevel=3,
+        )
+
+
 def encoded(encoder: keras.Model, x: keras.KerasTensor, frozen: bool) -> dict[str, keras.KerasTensor]:
-    """A backbone's stages; a `frozen` one is not trained, its batch normalisation and dropout are as in prediction."""
+    """A backbone's stages; a `frozen` one is not trained, its batch normalisation and dropout are as in prediction.
+
+    It is frozen itself, also a model of one's own that other networks are built on.
+    """
     if not frozen:
         return encoder(x)
     encoder.trainable = False

@@ -19,7 +19,14 @@ from keras_cv_lectures.layers import (
     UpsampleTwice,
     conv_norm_relu,
 )
-from keras_cv_lectures.segmentation.heads import class_scores, encoded, finished, logits_like, picture_input
+from keras_cv_lectures.segmentation.heads import (
+    class_scores,
+    encoded,
+    finished,
+    logits_like,
+    picture_input,
+    warn_of_frozen_noise,
+)
 from keras_cv_lectures.signatures import explain_arguments, one_of, refuse_given
 
 VARIANTS = ("modern", "paper", "released")
@@ -78,6 +85,7 @@ def build_unet(
         backbone_weights: None (random), "imagenet" (downloaded on this request) or the path of a Keras file. Only
             with a backbone.
         freeze_backbone: the backbone keeps its weights in training, and its batch normalisation is a constant.
+            A model of one's own is frozen itself.
         decoder_filters: channels of the five decoder stages over a backbone. None: 256, 128, 64, 32, 16.
         include_preprocessing: False to give the network pictures that are normalised already.
         weights: None or the path of a `.keras` or `.weights.h5` file of this network; a head with another
@@ -103,6 +111,7 @@ def build_unet(
     }
     given["freeze_backbone"] = freeze_backbone or None
     refuse_given(given, without_effect(backbone), backbone=backbone)
+    warn_of_frozen_noise(freeze_backbone, backbone, backbone_weights, weights)
     depth = _DEPTH if depth is None else depth
     if depth < 1:
         raise ValueError(f"`depth` must be at least 1. Received: depth={depth}")

@@ -14,7 +14,6 @@ import tensorflow as tf
 from keras_cv_lectures.data import Source
 from keras_cv_lectures.data.headers import picture_sizes
 from keras_cv_lectures.data.objects import without_sides
-from keras_cv_lectures.data.trained_on import count_trained_on, picture_root
 from keras_cv_lectures.errors import DataError, KcvlWarning, ModelError
 from keras_cv_lectures.metadata import read_metadata
 from keras_cv_lectures.preprocessing import Augmentation, resize_rule
@@ -150,8 +149,7 @@ def warn_of_shared_pictures(train_source: Source, val_source: Source | None) -> 
     """Says so where pictures to validate on are trained on."""
     if val_source is None:
         return
-    trained = {"train_ids": train_source.ids, "train_root": picture_root(train_source)}
-    shared = count_trained_on(trained, val_source)
+    shared = _shared(train_source, val_source)
     if shared:
         warnings.warn(
             f"{shared} of the {len(val_source)} pictures to validate on are trained on, too: scores on them say "
@@ -159,6 +157,16 @@ def warn_of_shared_pictures(train_source: Source, val_source: Source | None) -> 
             KcvlWarning,
             stacklevel=3,
         )
+
+
+def _shared(train_source: Source, val_source: Source) -> int:
+    """Pictures of `val_source` that are in `train_source`: by their files, or by names where there are none."""
+    if train_source.files is None and val_source.files is None:
+        return len(set(train_source.ids) & set(val_source.ids))
+    if train_source.files is None or val_source.files is None:
+        return 0
+    files = {os.path.abspath(train_source.files(index)[0]) for index in range(len(train_source))}
+    return sum(os.path.abspath(val_source.files(index)[0]) in files for index in range(len(val_source)))
 
 
 def warn_of_cut_pictures(source: Source, sizes: tuple[int, float] | None, canvas: tuple[int, int]) -> None:

@@ -17,9 +17,10 @@ import tensorflow as tf
 
 from keras_cv_lectures.data import Source, cached, data_error, to_dataset, wait_for_readers
 from keras_cv_lectures.data.captions import most_captions
+from keras_cv_lectures.data.trained_on import picture_root
 from keras_cv_lectures.errors import DataError, KcvlWarning, ModelError
 from keras_cv_lectures.files import read_json, write_json, write_text
-from keras_cv_lectures.metadata import RUN_FILE, Metadata
+from keras_cv_lectures.metadata import RUN_FILE, Metadata, read_run
 from keras_cv_lectures.preprocessing import Augmentation
 from keras_cv_lectures.recipe import Recipe, TrainingOptions
 from keras_cv_lectures.runners import load_runner, machine
@@ -118,7 +119,7 @@ def train(
     check_network({**recipe.config, **(config or {})})
     check_scores(recipe, options, val_source)
     check_sources(recipe, train_source, val_source)
-    options, size_told = choose_input_size(recipe, train_source, options, config)
+    options, size_told = _sized(recipe, train_source, options, config, out if resume else None)
     keras.utils.set_random_seed(options.seed)
     strategy = make_strategy(strategy) if isinstance(strategy, str) else strategy
     check_replicas(options, strategy, val_source)
@@ -201,6 +202,7 @@ def train(
                 "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
                 "machine": machine(),
                 "seconds": round(checkpoints.seconds_before, 1),
+                "train_root": picture_root(pictures),
                 "kept": checkpoints.kept,
                 **(record or {}),
             },
@@ -277,6 +279,16 @@ def _jit_compile(recipe: Recipe, options: TrainingOptions) -> str | bool:
     """
     one_shape = options.input_size is not None and "captions" not in recipe.keys
     return "auto" if one_shape and tf.config.list_physical_devices("GPU") else False
+
+
+def _sized(recipe, source, options, config, continued: Path | None) -> tuple[TrainingOptions, str]:
+    """`choose_input_size`; a run that is continued keeps the size that it was begun with."""
+    if continued and (continued / RUN_FILE).exists() and options.input_size is None and options.crop_size is None:
+        begun = read_run(continued).get("options")
+        if isinstance(begun, dict) and begun.get("crop_size") is None:
+            size = begun.get("input_size")
+            return dataclasses.replace(options, input_size=tuple(size) if size else None), ""
+    return choose_input_size(recipe, source, options, config)
 
 
 def _validation(recipe, source, options, channels, context):

@@ -69,7 +69,7 @@ def stand_at(optimizer: keras.optimizers.Optimizer, step: int) -> None:
     epochs. What else depends on the steps taken, such as Adam's bias correction, stays as it is.
     """
     # Not `iterations`, which counts updates: with accumulated gradients several steps make one.
-    offset = step - int(optimizer._iterations)
+    offset = step - int(keras.ops.convert_to_numpy(optimizer._iterations))
     if offset:
         optimizer.learning_rate = Shifted(optimizer._learning_rate, offset)
 

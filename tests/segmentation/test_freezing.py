@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from keras_cv_lectures.backbones import resnet_v1_5
+from keras_cv_lectures.errors import KcvlWarning
 from keras_cv_lectures.segmentation import build_deeplab, build_fcn, build_unet
 
 
@@ -21,6 +22,7 @@ def _of_backbone(network) -> set[int]:
     return {id(v) for layer in layers for v in layer.variables}
 
 
+@pytest.mark.filterwarnings("ignore:.*random numbers:keras_cv_lectures.errors.KcvlWarning")
 @pytest.mark.parametrize(
     "build",
     [
@@ -52,3 +54,9 @@ def test_a_step_changes_the_head_alone(build, tmp_path):
         changed = {id(v) for v, old in zip(network.variables, before, strict=True) if not np.array_equal(v, old)}
         assert changed
         assert not changed & frozen
+
+
+def test_a_backbone_that_nobody_trained_is_not_frozen_silently():
+    for build in (build_unet, build_fcn, build_deeplab):
+        with pytest.warns(KcvlWarning, match="keeps the random numbers of resnet14_v1_5"):
+            build((None, None, 3), 2, backbone="resnet14_v1_5", freeze_backbone=True)

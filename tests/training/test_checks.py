@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
@@ -101,6 +102,22 @@ def test_validating_on_training_pictures_is_said(folder, tmp_path):
     warn_of_shared_pictures(shapes_source(4, seed=1), shapes_source(4, seed=2))
     with pytest.warns(KcvlWarning, match="1 of the 1 pictures"):
         warn_of_shared_pictures(shapes_source(4, seed=1), shapes_source(4, seed=1).subset([3]))
+
+
+def test_pictures_of_equal_names_in_other_folders_are_not_trained_on(folder, tmp_path):
+    """Not even below a folder that all training pictures lie in."""
+    inner = tmp_path / "photos" / "more"
+    (tmp_path / "masks" / "more").mkdir()
+    inner.mkdir()
+    for kind in ("photos", "masks"):
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / kind / "more" / "p1.png")
+    train_source = open_source(f"{folder},list={tmp_path}/train.txt")
+    val = open_source(f"folder:{inner},{tmp_path}/masks/more")
+    wide = dataclasses.replace(train_source, ids=("p0", "p1", "p4"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_shared_pictures(wide, val)
+        warn_of_shared_pictures(shapes_source(2), val)
 
 
 def test_train_says_so_itself(tmp_path):

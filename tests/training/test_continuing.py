@@ -8,6 +8,7 @@ import json
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_cv_lectures.data import shapes_source
 from keras_cv_lectures.files import write_json
@@ -38,7 +39,7 @@ class _Rates(keras.callbacks.Callback):
         self.seen.append(float(self.model.optimizer.learning_rate))
 
 
-def _train(out, *, resume=False, callbacks=(), **options):
+def _train(out, *, resume=False, callbacks=(), strategy="none", **options):
     recipe = dataclasses.replace(SYSTEMS["unet"], build=_build, config={})
     return train(
         recipe,
@@ -47,6 +48,7 @@ def _train(out, *, resume=False, callbacks=(), **options):
         options=dataclasses.replace(OPTIONS, **options),
         resume=resume,
         callbacks=callbacks,
+        strategy=strategy,
         verbose=0,
     )
 
@@ -67,6 +69,27 @@ def test_the_schedule_counts_epochs_however_many_steps_they_have(tmp_path):
     kept = {"epoch": min(run.history, key=lambda row: row["loss"])["epoch"], "keep_best": "loss"}
     assert json.loads((tmp_path / "run.json").read_text())["kept"] == kept
     assert json.loads((tmp_path / "checkpoint/state.json").read_text())["kept"] == kept
+
+
+def test_a_mirrored_training_is_continued_with_other_steps(tmp_path):
+    """Its counter of steps is a variable of all replicas."""
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    _train(tmp_path, epochs=1, strategy=strategy)
+    run = _train(tmp_path, resume=True, batch_size=2, strategy=strategy)
+    assert [row["epoch"] for row in run.history] == [1, 2, 3]
+    with strategy.scope():
+        assert float(run.model.optimizer.learning_rate) == pytest.approx(0, abs=1e-8)
+
+
+def test_a_continued_training_keeps_the_size_that_it_was_begun_with(tmp_path):
+    """More pictures, of another size, do not change it, and an old run's own sizes stay."""
+    _train(tmp_path, epochs=1, input_size=None)
+    size = (24, 16)
+    recipe = dataclasses.replace(SYSTEMS["unet"], build=_build, config={})
+    options = dataclasses.replace(OPTIONS, input_size=None, epochs=2)
+    run = train(recipe, shapes_source(8, size=size), out=tmp_path, options=options, resume=True, verbose=0)
+    described = json.loads((run.folder / "run.json").read_text())
+    assert (described["input_size"], described["train_root"]) == ([16, 16], None)
 
 
 @pytest.mark.parametrize("kind", ["cosine", "poly", "constant"])

@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from keras_cv_lectures.data import shapes_source
 from keras_cv_lectures.data.headers import picture_sizes
@@ -116,3 +117,11 @@ def test_graphs_of_many_shapes_are_not_compiled_for_each(monkeypatch, system, op
     monkeypatch.setattr(loop.tf.config, "list_physical_devices", lambda kind: [kind])
     recipe = SYSTEMS[system]
     assert loop._jit_compile(recipe, dataclasses.replace(recipe.smoke_options, **options)) == compiled
+
+
+def test_examples_that_are_no_whole_pictures_of_their_files_are_measured(tmp_path):
+    """Such as crops of objects: their files' headers tell of other pictures."""
+    for index in range(3):
+        Image.new("RGB", (90, 70)).save(tmp_path / f"{index}.png")
+    crops = dataclasses.replace(shapes_source(3, size=SMALL), files=lambda index: (tmp_path / f"{index}.png",))
+    assert picture_sizes(crops) == {SMALL: 3}

@@ -9,12 +9,9 @@ exchanged.
 
 from __future__ import annotations
 
-import math
 import os
 import platform
-import statistics
 import threading
-import time
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -169,32 +166,6 @@ def load_keras_model(path: str | os.PathLike) -> keras.Model:
         ) from error
 
 
-def latency(
-    runner: Runner, image: np.ndarray, *, repeats: int = 10, warmup: int = 2, seconds: float = math.inf
-) -> dict[str, float]:
-    """Time of one call in milliseconds.
-
-    Args:
-        image: (H, W, C) picture or (B, H, W, C) batch.
-        repeats: timed calls.
-        warmup: calls before the clock starts (tracing, memory, weights in the order that the kernels want).
-        seconds: after which no further call begins; a slow model has one call to warm up and one that is timed.
-
-    Returns:
-        `median_ms`, `min_ms`, `max_ms`.
-    """
-    batch = image if np.ndim(image) == 4 else np.asarray(image)[None]
-    end = time.perf_counter() + seconds
-    for count in range(warmup):
-        if count and time.perf_counter() > end:
-            break
-        runner(batch)
-    times = [_milliseconds(runner, batch)]
-    while len(times) < repeats and time.perf_counter() < end:
-        times.append(_milliseconds(runner, batch))
-    return {"median_ms": statistics.median(times), "min_ms": min(times), "max_ms": max(times)}
-
-
 def tensorflow_threads() -> int:
     """Threads that an operation of TensorFlow uses in this process, which Keras models and SavedModels run with."""
     told = os.environ.get("TF_NUM_INTRAOP_THREADS", "")
@@ -213,12 +184,6 @@ def machine() -> str:
 def _cpus() -> int:
     """CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _milliseconds(runner: Runner, batch: np.ndarray) -> float:
-    start = time.perf_counter()
-    runner(batch)
-    return 1000 * (time.perf_counter() - start)
 
 
 def _keras_runner(model: keras.Model, metadata: Metadata, path: Path | None, optimize: bool) -> Runner:

@@ -14,9 +14,10 @@ from PIL import Image
 
 from keras_cv_lectures import runners
 from keras_cv_lectures.errors import ModelError, PictureError
-from keras_cv_lectures.exporting import export_saved_model, export_tflite
+from keras_cv_lectures.exporting import export_saved_model, export_tflite, timing
+from keras_cv_lectures.exporting.timing import latency
 from keras_cv_lectures.metadata import Metadata
-from keras_cv_lectures.runners import latency, load_runner
+from keras_cv_lectures.runners import load_runner
 from keras_cv_lectures.serving import freeze, gflops
 from keras_cv_lectures.training.strategies import make_strategy
 
@@ -383,7 +384,7 @@ def test_latency_counts_calls(model):
 @pytest.mark.parametrize(("seconds", "calls"), [(1, 2), (7, 3), (12, 4), (100, 7)])
 def test_latency_of_a_slow_model_takes_few_calls(model, monkeypatch, seconds, calls):
     clock = [0.0]
-    monkeypatch.setattr(runners.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
 
     def slow(x):
         clock[0] += 3

@@ -14,7 +14,6 @@ import numpy as np
 
 # Registers the package's layers, which a process that only loads model files needs.
 import keras_cv_lectures.layers  # noqa: F401
-from keras_cv_lectures import runners
 from keras_cv_lectures.benchmarking.results import as_json, markdown
 from keras_cv_lectures.benchmarking.system import (
     PATHS,
@@ -25,6 +24,7 @@ from keras_cv_lectures.benchmarking.system import (
     published_classes,
 )
 from keras_cv_lectures.benchmarking.turns import Turns, answer, take_turns
+from keras_cv_lectures.exporting import timing
 from keras_cv_lectures.runners import Runner, load_runner
 from keras_cv_lectures.serving import gflops
 
@@ -66,4 +66,4 @@ def latency(
         `median_ms`, `min_ms`, `max_ms`.
     """
     runner = model if isinstance(model, Runner) else load_runner(model, threads=threads, optimize=optimize)
-    return runners.latency(runner, image, repeats=repeats)
+    return timing.latency(runner, image, repeats=repeats)

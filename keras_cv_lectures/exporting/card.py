@@ -23,12 +23,13 @@ from keras_cv_lectures.exporting.detector_files import (
     run_program,
 )
 from keras_cv_lectures.exporting.result import ExportResult, is_captioner, is_detector
+from keras_cv_lectures.exporting.timing import latency
 from keras_cv_lectures.files import write_text
 from keras_cv_lectures.geometry.receptive import receptive_field
 from keras_cv_lectures.layers.atrous import whole_convolutions
 from keras_cv_lectures.layers.portable import portable_operators
 from keras_cv_lectures.metadata import Metadata, labels_file, metadata_path
-from keras_cv_lectures.runners import Runner, latency, load_runner, machine, tensorflow_threads
+from keras_cv_lectures.runners import Runner, load_runner, machine, tensorflow_threads
 from keras_cv_lectures.serving import gflops
 
 _PROGRAM = """\

@@ -20,7 +20,7 @@ from keras_cv_lectures.data.captions import most_captions
 from keras_cv_lectures.data.trained_on import picture_root
 from keras_cv_lectures.errors import DataError, KcvlWarning, ModelError
 from keras_cv_lectures.files import read_json, write_json, write_text
-from keras_cv_lectures.metadata import RUN_FILE, Metadata, read_run
+from keras_cv_lectures.metadata import RUN_FILE, Metadata
 from keras_cv_lectures.preprocessing import Augmentation
 from keras_cv_lectures.recipe import Recipe, TrainingOptions
 from keras_cv_lectures.runners import load_runner, machine
@@ -41,7 +41,7 @@ from keras_cv_lectures.training.features import trained_on_features
 from keras_cv_lectures.training.multiworker import repair_fit
 from keras_cv_lectures.training.optimizers import make_optimizer, stand_at
 from keras_cv_lectures.training.scores import VALIDATION, EpochScores
-from keras_cv_lectures.training.sizes import choose_input_size
+from keras_cv_lectures.training.sizes import input_size
 from keras_cv_lectures.training.strategies import is_chief, make_strategy
 
 
@@ -119,7 +119,7 @@ def train(
     check_network({**recipe.config, **(config or {})})
     check_scores(recipe, options, val_source)
     check_sources(recipe, train_source, val_source)
-    options, size_told = _sized(recipe, train_source, options, config, out if resume else None)
+    options, size_told = input_size(recipe, train_source, options, config, out if resume else None)
     keras.utils.set_random_seed(options.seed)
     strategy = make_strategy(strategy) if isinstance(strategy, str) else strategy
     check_replicas(options, strategy, val_source)
@@ -279,16 +279,6 @@ def _jit_compile(recipe: Recipe, options: TrainingOptions) -> str | bool:
     """
     one_shape = options.input_size is not None and "captions" not in recipe.keys
     return "auto" if one_shape and tf.config.list_physical_devices("GPU") else False
-
-
-def _sized(recipe, source, options, config, continued: Path | None) -> tuple[TrainingOptions, str]:
-    """`choose_input_size`; a run that is continued keeps the size that it was begun with."""
-    if continued and (continued / RUN_FILE).exists() and options.input_size is None and options.crop_size is None:
-        begun = read_run(continued).get("options")
-        if isinstance(begun, dict) and begun.get("crop_size") is None:
-            size = begun.get("input_size")
-            return dataclasses.replace(options, input_size=tuple(size) if size else None), ""
-    return choose_input_size(recipe, source, options, config)
 
 
 def _validation(recipe, source, options, channels, context):

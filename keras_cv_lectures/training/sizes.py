@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from keras_cv_lectures.data import Source
 from keras_cv_lectures.data.headers import picture_sizes
+from keras_cv_lectures.metadata import RUN_FILE, read_run
 from keras_cv_lectures.recipe import Recipe, TrainingOptions
 
 LONGEST_SIDE = 512
@@ -65,4 +67,16 @@ def choose_input_size(
     )
 
 
-__all__ = ["LONGEST_SIDE", "choose_input_size"]
+def input_size(
+    recipe: Recipe, source: Source, options: TrainingOptions, config: Mapping[str, Any] | None, continued: Path | None
+) -> tuple[TrainingOptions, str]:
+    """`choose_input_size`; the run in the folder `continued`, if there is one, keeps the size that it was begun with."""
+    if continued and (continued / RUN_FILE).exists() and options.input_size is None and options.crop_size is None:
+        begun = read_run(continued).get("options")
+        if isinstance(begun, dict) and begun.get("crop_size") is None:
+            size = begun.get("input_size")
+            return dataclasses.replace(options, input_size=tuple(size) if size else None), ""
+    return choose_input_size(recipe, source, options, config)
+
+
+__all__ = ["LONGEST_SIDE", "choose_input_size", "input_size"]

@@ -70,7 +70,7 @@ def choose_input_size(
 def input_size(
     recipe: Recipe, source: Source, options: TrainingOptions, config: Mapping[str, Any] | None, continued: Path | None
 ) -> tuple[TrainingOptions, str]:
-    """`choose_input_size`; the run in the folder `continued`, if there is one, keeps the size that it was begun with."""
+    """`choose_input_size`; a run in the folder `continued`, if there is one, keeps the size that it was begun with."""
     if continued and (continued / RUN_FILE).exists() and options.input_size is None and options.crop_size is None:
         begun = read_run(continued).get("options")
         if isinstance(begun, dict) and begun.get("crop_size") is None:

@@ -22,7 +22,8 @@ def picture_sizes(source: Source) -> Counter[tuple[int, int]]:
     A thousand at most, from the headers of the files; of a source without files, or whose examples are no whole
     pictures of its files (such as crops of them), 64 at most, which are read.
     """
-    whole = source.files is not None and _header_size(source, 0) == _example_size(source, 0)
+    # Of an example that is at fault nothing is known; the trainer will name it.
+    whole = source.files is not None and _example_size(source, 0) in (None, _header_size(source, 0))
     size, most = (_header_size, _READ) if whole else (_example_size, _EXAMPLES)
     indices = np.linspace(0, len(source) - 1, min(len(source), most)).astype(int)
     found = [size(source, int(index)) for index in indices]
@@ -32,7 +33,7 @@ def picture_sizes(source: Source) -> Counter[tuple[int, int]]:
 def _example_size(source: Source, index: int) -> tuple[int, int] | None:
     try:
         return tuple(source[index]["image"].shape[:2])
-    except DataError:  # The trainer will name this one.
+    except DataError:
         return None
 
 

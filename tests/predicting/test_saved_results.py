@@ -33,14 +33,14 @@ def segmentation():
 
 @pytest.fixture
 def detector():
-    """Two objects with masks of the whole box and two keypoints, one of them unseen."""
+    """Two objects with masks of the whole box and two keypoints, one of them with a peak below zero."""
     found = {
         "boxes": np.float32([[1, 2, 7, 6], [4, 0, 12, 8]]),
         "scores": np.float32([0.9, 0.6]),
         "labels": np.int32([1, 0]),
         "count": np.int32(2),
         "masks": np.ones((2, 4, 4), np.float32),
-        "keypoints": np.float32([[[2, 3, 0.5], [6, 5, 0.25]], [[5, 1, 0.75], [0, 0, 0]]]),
+        "keypoints": np.float32([[[2, 3, 0.5], [6, 5, 0.25]], [[5, 1, 0.75], [4, 3, -2]]]),
     }
     return runner_of(lambda images: found, classes=("cat", "dog"), keypoint_names=("nose", "tail"))
 
@@ -131,7 +131,7 @@ def test_our_reader_reads_what_a_detector_wrote(detector, tmp_path, known):
     np.testing.assert_array_equal(example["image"], PICTURE)
     np.testing.assert_array_equal(example["boxes"], result.boxes)
     np.testing.assert_array_equal(example["labels"], [1, 0])
-    np.testing.assert_array_equal(example["keypoints"], [[[2, 3, 2], [6, 5, 2]], [[5, 1, 2], [0, 0, 0]]])
+    np.testing.assert_array_equal(example["keypoints"], [[[2, 3, 2], [6, 5, 2]], [[5, 1, 2], [4, 3, 2]]])
     masks = unpack_masks(example["mask_pixels"], example["mask_windows"], (8, 12))
     np.testing.assert_array_equal(masks, unpack_masks(*result.masks, (8, 12)))
 

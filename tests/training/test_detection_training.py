@@ -118,7 +118,11 @@ def test_a_detector_needs_a_canvas(source):
 def test_pictures_that_the_canvas_cuts_are_counted(tmp_path, config, canvas, words):
     for index, size in enumerate([(400, 300), (400, 300), (300, 400)]):  # Pillow's (width, height).
         Image.new("RGB", size).save(tmp_path / f"{index}.png")
-    source = dataclasses.replace(shapes_source(3), files=lambda index: [tmp_path / f"{index}.png"])
+    source = dataclasses.replace(
+        shapes_source(3),
+        read=lambda index: {"image": np.zeros((300, 400, 3) if index < 2 else (400, 300, 3), np.uint8)},
+        files=lambda index: [tmp_path / f"{index}.png"],
+    )
     options = dataclasses.replace(RECIPE.options, input_size=canvas)
     sizes = RECIPE.context(RECIPE.fit_config(config, options, source), options, ())["sizes"]
     with pytest.warns(KcvlWarning, match=words) if words else contextlib.nullcontext():

@@ -139,6 +139,8 @@ def load_keras_model(path: str | os.PathLike) -> keras.Model:
         ModelError: the file is missing, damaged, an export, or not a Keras 3 model.
     """
     path = Path(path)
+    if not path.exists():
+        raise ModelError(f"There is no {path}. Expected {EXPECTED}.")
     if path.suffix == ".tflite" or (path / "saved_model.pb").exists():
         raise ModelError(
             f"{path} is an export already, and holds no Keras model. Give the run folder or the `.keras` file that it "

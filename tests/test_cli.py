@@ -417,6 +417,7 @@ TRAIN = ["train", "unet", "--data", "folder:data/images,data/masks", *TINY, "--o
         ),
         (["evaluate", "gone", "--data", "shapes"], 1, ["There is no gone. Expected a run folder with best.keras"]),
         (["evaluate", "data", "--data", "shapes"], 1, ["data holds neither best.keras"]),
+        (["export", "runs/gone", "--out", "never"], 1, ["There is no runs/gone. Expected a run folder"]),
         (["predict", "gone.tflite", "data/images/p0.png", "--out", "never"], 1, ["There is no gone.tflite"]),
         (["predict", "run", "data/images", "--out", "data/images"], 2, ["is the folder of the pictures"]),
         (["export", "run", "--size", "32", "--out", "never"], 2, ["--size takes HEIGHTxWIDTH, such as 180x240"]),

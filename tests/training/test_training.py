@@ -223,7 +223,7 @@ def test_a_backbone_of_ones_own_is_trained_and_resumed(source, tmp_path):
 
     def run(epochs, resume=False):
         options = dataclasses.replace(OPTIONS, epochs=epochs)
-        config = {"backbone": backbone(), "depth": 1}
+        config = {"backbone": backbone()}
         return train(RECIPE, source, out=tmp_path, config=config, options=options, resume=resume, verbose=0)
 
     assert len(run(1).history) == 1

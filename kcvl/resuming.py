@@ -10,10 +10,10 @@ from typing import Any
 from kcvl.parser import UsageError
 from kcvl.text import count_text
 from keras_cv_lectures.data import Source
+from keras_cv_lectures.data.trained_on import count_trained_on
 from keras_cv_lectures.errors import DataError, ModelError
 from keras_cv_lectures.metadata import RUN_FILE, read_run
 from keras_cv_lectures.recipe import Recipe, TrainingOptions
-from keras_cv_lectures.reporting import count_trained_on
 from keras_cv_lectures.reporting.runs import harmless_spec
 from keras_cv_lectures.training.callbacks import STATE, Checkpoints
 

@@ -11,6 +11,7 @@ from kcvl.terminal import Progress, next_steps, quiet, quoted, say, wrote
 from kcvl.text import count_text, scores_table
 from keras_cv_lectures.data import Source, open_source
 from keras_cv_lectures.data.spec_text import CAPTION_KINDS, MIXED_KINDS, OBJECT_KINDS, parse_spec
+from keras_cv_lectures.data.trained_on import count_trained_on
 from keras_cv_lectures.errors import DataError
 from keras_cv_lectures.evaluating import (
     CaptionEvaluation,
@@ -28,7 +29,7 @@ from keras_cv_lectures.predicting import (
     is_detector,
     predict,
 )
-from keras_cv_lectures.reporting import REPORT, SCORES, count_trained_on, open_numbered, report_evaluation, run_of
+from keras_cv_lectures.reporting import REPORT, SCORES, open_numbered, report_evaluation, run_of
 from keras_cv_lectures.runners import Runner, load_runner
 from keras_cv_lectures.systems import SYSTEMS
 

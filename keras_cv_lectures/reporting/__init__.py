@@ -6,7 +6,6 @@ or the average precision of a detector; `data_overview` shows the labelled objec
 and `exports.json` keep hold from any working directory.
 """
 
-from keras_cv_lectures.data.trained_on import count_trained_on, picture_root
 from keras_cv_lectures.reporting.exports import MIN_CALIBRATION, export_run
 from keras_cv_lectures.reporting.objects import DATA_SHEET, data_overview
 from keras_cv_lectures.reporting.pages import REPORT, SCORES, evaluate_run, refresh_report, report_evaluation
@@ -25,12 +24,10 @@ __all__ = [
     "REPORT",
     "SCORES",
     "absolute_spec",
-    "count_trained_on",
     "data_overview",
     "evaluate_run",
     "export_run",
     "open_numbered",
-    "picture_root",
     "record_seconds",
     "refresh_report",
     "report_evaluation",

@@ -11,8 +11,9 @@ from PIL import Image
 
 from kcvl import main
 from keras_cv_lectures.data import doctor, has_splits, open_source
+from keras_cv_lectures.data.trained_on import count_trained_on
 from keras_cv_lectures.errors import DataError
-from keras_cv_lectures.reporting import absolute_spec, count_trained_on, training_source, validation_source
+from keras_cv_lectures.reporting import absolute_spec, training_source, validation_source
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "own_reader.md"
 

@@ -74,13 +74,15 @@ def run_train(arguments: argparse.Namespace) -> int:
         )
     other_pictures = check_same_pictures(folders[0], earlier, train_source, val_source) if earlier else ""
     channels = train_source[0]["image"].shape[-1]
-    options, sizes_note = choose_input_size(recipe, train_source, options, config, written="--set {}=HEIGHTxWIDTH")
+    options, sizes_told = choose_input_size(recipe, train_source, options, config, written="--set {}=HEIGHTxWIDTH")
     strategy = make_strategy(arguments.strategy)
     _check_with_strategy(recipe, options, strategy, val_source, len(classes))
 
     say(_plan(arguments.system, train_source, val_source, options, len(classes)))
     standing = resumption(folders[0], options) if arguments.resume and not arguments.staged else ""
-    for line in (sizes_note, other_pictures, standing):
+    if sizes_told:
+        say(f"Warning: {sizes_told}")
+    for line in (other_pictures, standing):
         if line:
             say(line)
     settings = {

@@ -625,9 +625,7 @@ def test_input_size_is_the_most_frequent_one(tmp_path):
     written = {"written": "--set {}=HEIGHTxWIDTH"}
     options, note = training.choose_input_size(unet, source, TrainingOptions(), **written)
     assert options.input_size == (40, 48)
-    assert note.startswith(
-        "Warning: the pictures have 2 sizes, 40x48 to 300x600 (height x width). All are stretched to"
-    )
+    assert note.startswith("the pictures have 2 sizes, 40x48 to 300x600 (height x width). All are stretched to")
     assert "--set crop_size=" in note
     assert training.choose_input_size(unet, source, TrainingOptions(crop_size=(32, 32)))[0].input_size is None
     assert training.choose_input_size(unet, source, TrainingOptions(input_size=(8, 8))) == (
@@ -637,7 +635,7 @@ def test_input_size_is_the_most_frequent_one(tmp_path):
     crops = TrainingOptions(crop_size=(32, 32))
     assert training.choose_input_size(unet, source, crops, {"variant": "paper"})[0].input_size == (40, 48)
     options, note = training.choose_input_size(unet, source.subset([0]), TrainingOptions(), **written)
-    assert (options.input_size, note.startswith("Note: pictures of 300x600 are shrunk")) == ((256, 512), True)
+    assert (options.input_size, note.startswith("pictures of 300x600 are shrunk")) == ((256, 512), True)
 
 
 def test_validation_data_is_the_split_or_the_last_pictures(tmp_path):

@@ -126,7 +126,7 @@ def train(
     chief = is_chief(strategy)
     if chief:
         if size_told:
-            warnings.warn(size_told.partition(": ")[2], KcvlWarning, stacklevel=2)
+            warnings.warn(size_told, KcvlWarning, stacklevel=2)
         warn_of_shared_pictures(train_source, val_source)
     config = dict(recipe.fit_config({**recipe.config, **(config or {})}, options, train_source))
     classes, colors = recipe.names(train_source, options)

@@ -39,7 +39,8 @@ def choose_input_size(
         written: how the user sets the option `{}` to another size.
 
     Returns:
-        (options, line): the line is "" where a size was given, or all pictures looked at have the chosen one.
+        (options, line): the line is what a warning would say, and "" where a size was given or all pictures looked at
+        have the chosen one.
     """
     fitted = "boxes" in recipe.keys
     one_size = fitted or recipe.needs_one_size({**recipe.config, **(config or {})})
@@ -57,12 +58,12 @@ def choose_input_size(
     if len(sizes) == 1:
         if factor == 1:
             return options, ""
-        return options, f"Note: pictures of {height}x{width} are shrunk to {chosen[0]}x{chosen[1]}; {other}."
+        return options, f"pictures of {height}x{width} are shrunk to {chosen[0]}x{chosen[1]}; {other}."
     smallest, largest = min(sizes, key=np.prod), max(sizes, key=np.prod)
     brought = "fitted into" if fitted else "stretched to"
     windows = "" if one_size else f"; {written.format('crop_size')} trains on windows of pictures at their own size"
     return options, (
-        f"Warning: the pictures have {len(sizes)} sizes, {smallest[0]}x{smallest[1]} to {largest[0]}x{largest[1]} "
+        f"the pictures have {len(sizes)} sizes, {smallest[0]}x{smallest[1]} to {largest[0]}x{largest[1]} "
         f"(height x width). All are {brought} {chosen[0]}x{chosen[1]}, after the most frequent one. {other}{windows}."
     )
 

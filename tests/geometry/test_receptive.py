@@ -61,9 +61,10 @@ def test_arithmetic_by_hand():
 @pytest.mark.parametrize(
     ("field", "window", "expected"),
     [
-        # 256 - 2 * 96 leaves 64, four strides; 200 - 2 * 96 leaves 8, so that a quarter, 50, is rounded down to 48.
-        ({"margin": (96, 96), "stride": 16}, (256, 200), ((96, 48), 16)),
-        ({"margin": (96, 96), "stride": 16}, (208, 207), ((96, 48), 16)),
+        # 384 - 2 * 96 leaves half; 376 - 2 * 96 leaves less, so that a quarter, 94, is rounded down to 80.
+        ({"margin": (96, 96), "stride": 16}, (384, 376), ((96, 80), 16)),
+        ({"margin": (96, 96), "stride": 16}, (256, 200), ((64, 48), 16)),
+        ({"margin": (8, 8), "stride": 16}, (32, 31), ((8, 7), 16)),
         ({"stride": 32, "limit": "it sees all"}, (256, 300), ((64, 64), 32)),
         # A quarter of 48 is less than the stride; of 20 a quarter would leave 10, less than the stride, so that 2 goes.
         ({"margin": (96, 96), "stride": 16}, (48, 20), ((12, 2), 16)),

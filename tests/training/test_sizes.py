@@ -80,7 +80,7 @@ def test_large_pictures_are_shrunk_to_512_pixels():
     )
     options, told = choose_input_size(SYSTEMS["unet"], source, TrainingOptions())
     assert options.input_size == (512, 320)
-    assert told == "Note: pictures of 1024x640 are shrunk to 512x320; input_size=(height, width) chooses another size."
+    assert told == "pictures of 1024x640 are shrunk to 512x320; input_size=(height, width) chooses another size."
 
 
 def test_what_an_encoder_said_of_pictures_has_no_size_to_choose():

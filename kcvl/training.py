@@ -167,7 +167,8 @@ def open_training_data(
         return train_source, open_source(val_spec, split="val", like=train_source), val_spec
     parsed = parse_spec(spec)
     if has_splits(spec) and "val" in splits_of(parsed):
-        return open_source(spec, split="train"), open_source(spec, split="val"), spec
+        train_source = open_source(spec, split="train")
+        return train_source, open_source(spec, split="val", like=train_source), spec
     only = splits_of(parsed)[0]
     source = open_source(spec, split=only)
     count, known = len(source), set(validated)

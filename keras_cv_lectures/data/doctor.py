@@ -144,7 +144,7 @@ def examine(
         for index in range(len(source)):
             try:
                 example, left_out = source.inspect(index) if source.inspect else (source.read(index), ())
-                survey.add(example, source.ids[index], left_out)
+                survey.add(example, source.ids[index], left_out, source.files(index) if source.files else ())
             except DataError as error:
                 lines = str(error).split("\n") if source.files else [str(error)]
                 problems += [line for line in lines if line.partition(" does not exist")[0] not in missing]

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_cv_lectures.data.headers import orientation
 from keras_cv_lectures.data.images import IMAGE_SUFFIXES, read_image, read_mask
 from keras_cv_lectures.data.label_inference import infer_label_map
 from keras_cv_lectures.data.labels import CAMVID_LABELS, LabelMap, read_label_file
@@ -125,9 +126,15 @@ def paired_source(pairing: Pairing, labels: LabelMap, *, channels: int | None = 
         raw, mask_error = _attempt(lambda: read_mask(pair.mask, colors=labels.by_color))
         errors = [error for error in (image_error, mask_error) if error]
         if not errors and image.shape[:2] != raw.shape[:2]:
+            repair = "Export the mask at the picture's size (resizing by nearest neighbour)."
+            if image.shape[:2] == raw.shape[1::-1] and orientation(pair.image) != 1:
+                repair = (
+                    "Reading turns a picture as its camera noted (EXIF). Draw the mask on the turned picture, or save "
+                    "the picture without that note."
+                )
             errors = [
                 f"{pair.image} is {image.shape[1]}x{image.shape[0]} (width x height), but its mask {pair.mask} is "
-                f"{raw.shape[1]}x{raw.shape[0]}. Export the mask at the picture's size (resizing by nearest neighbour)."
+                f"{raw.shape[1]}x{raw.shape[0]}. {repair}"
             ]
         if errors:
             raise DataError("\n".join(errors))

@@ -42,3 +42,18 @@ def test_a_class_has_one_label_in_training_and_validation(coco):
     coco("val", {1: "dog", 2: "fox"}, [1, 2])
     with pytest.raises(DataError, match="is a 'fox', but the classes are cat, dog, bird"):
         open_training_data(spec, None)
+
+
+def test_pets_are_held_out_within_each_breed(tmp_path):
+    for folder in ("images", "annotations/trimaps"):
+        (tmp_path / folder).mkdir(parents=True)
+    names = [f"{breed}_{number}" for breed in ("Bengal", "great_pyrenees", "pug") for number in range(1, 8)]
+    for number, name in enumerate(names):
+        Image.fromarray(np.full((4, 6, 3), number, np.uint8)).save(tmp_path / "images" / f"{name}.jpg")
+        Image.fromarray(np.eye(4, 6, dtype=np.uint8) + 1).save(tmp_path / "annotations" / "trimaps" / f"{name}.png")
+    train_source, val_source, _ = open_training_data(f"pets:{tmp_path}", None)
+    assert val_source.ids == ("Bengal_7", "great_pyrenees_7", "pug_7")  # Of 7 each, 15 % is 1.05.
+    assert train_source.ids == tuple(name for name in names if not name.endswith("_7"))
+    assert (train_source.name, val_source.name) == ("pets (other 18)", "pets (chosen 3)")
+    again = open_training_data(f"pets:{tmp_path}", None, validated=["pug_1"])[1]
+    assert again.ids == ("pug_1",)

@@ -90,6 +90,7 @@ class Survey:
         self.pixels = np.zeros(256, np.int64)
         self.pictures = np.zeros(256, np.int64)
         self.grey: list[str] = []
+        self.present: list[frozenset[int]] = []
         self.turned: list[str] = []
         self.deep = 0
         self.brightest = 0
@@ -115,6 +116,8 @@ class Survey:
             self.grey.append(name)
         if files:
             self._add_header(example, name, files)
+        labels = np.flatnonzero(counts[:IGNORE]) if counts is not None else np.unique(example.get("labels", ()))
+        self.present.append(frozenset(labels.tolist()))
         if counts is not None:
             self.pixels += counts
             self.pictures += counts > 0

@@ -144,3 +144,18 @@ def test_pictures_of_a_split_without_text_files_are_said_to_be_passed_over(tmp_p
     report = doctor(f"yolo:{tmp_path}")
     assert [split.examples for split in report.splits] == [1]
     assert any(f"{tmp_path}/images/val has no folder {tmp_path}/labels/val" in warning for warning in report.warnings)
+
+
+@pytest.mark.parametrize("name", ["../../secret", "/secret", "images/../../secret", "..\\..\\secret", "a" * 5000, "\0"])
+def test_nothing_outside_of_the_folder_is_read(tmp_path, put, name):
+    put(".", "secret")
+    put("data/images", "a", "data/labels")
+    data, outside = tmp_path / "data", name.replace("/secret", f"{tmp_path}/secret") if name[0] == "/" else name
+    (data / "data.yaml").write_text(f"train: {outside}\n")
+    (tmp_path / "secret.txt").write_text("images/a.png\n")
+    with pytest.raises(DataError, match="names no folder and no list of pictures"):
+        yolo_source(data)
+    (data / "data.yaml").write_text("train: train.txt\n")
+    (data / "train.txt").write_text(f"images/a.png\n{outside}.png\n")
+    with pytest.raises(DataError, match=r"train\.txt, line 2: .* is no picture in"):
+        yolo_source(data)

@@ -14,6 +14,7 @@ from kcvl.settings import find_recipe, output_folder, own_words, parse_settings
 from kcvl.terminal import Progress, next_steps, quoted, say, wrote
 from kcvl.text import count_text, scores_table
 from keras_cv_lectures.data import Source, has_splits, open_source
+from keras_cv_lectures.data.held_out import held_out
 from keras_cv_lectures.data.spec_text import parse_spec
 from keras_cv_lectures.data.specs import splits_of
 from keras_cv_lectures.errors import DataError
@@ -32,8 +33,6 @@ from keras_cv_lectures.training import make_strategy, train, train_staged
 from keras_cv_lectures.training.callbacks import BEST, HISTORY
 from keras_cv_lectures.training.checks import check_folder, check_replicas, check_sources
 from keras_cv_lectures.training.sizes import choose_input_size
-
-_HELD_OUT = 0.15
 
 
 def run_train(arguments: argparse.Namespace) -> int:
@@ -159,30 +158,31 @@ def open_training_data(
 ) -> tuple[Source, Source | None, str]:
     """Training and validation sources, and the specification of the latter ("" where there is none).
 
-    Without `val_spec` the layout's own validation split is taken; data without one gives its last 15 %: the last,
-    because neighbouring pictures are often frames of one video, which a random split would leak. Where the
-    layout has but one split, the specification names it, and then is that of the training pictures, too. Of these a
-    run that is continued keeps the pictures that it `validated` on, however many there are now.
+    Without `val_spec` the layout's own validation split is taken; data without one gives its last 15 % (see
+    `held_out`). Where the layout has but one split, the specification names it, and then is that of the training
+    pictures, too. Of these a run that is continued keeps the pictures that it `validated` on, however many there are
+    now.
     """
     if val_spec is not None:
         train_source = open_source(spec, split="train")
         return train_source, open_source(val_spec, split="val", like=train_source), val_spec
     parsed = parse_spec(spec)
     if has_splits(spec) and "val" in splits_of(parsed):
-        return open_source(spec, split="train"), open_source(spec, split="val"), spec
+        train_source = open_source(spec, split="train")
+        return train_source, open_source(spec, split="val", like=train_source), spec
     only = splits_of(parsed)[0]
     source = open_source(spec, split=only)
     count, known = len(source), set(validated)
-    held_out = [i for i, name in enumerate(source.ids) if name in known]
-    held_out = held_out or list(range(count - round(_HELD_OUT * count), count))
-    if not held_out:
+    held = [i for i, name in enumerate(source.ids) if name in known] or held_out(source.ids, parsed.kind)
+    if not held:
         return source, None, ""
-    others = sorted(set(range(count)) - set(held_out))
+    others = sorted(set(range(count)) - set(held))
+    first, last = ("first", "last") if held[0] == len(others) else ("other", "chosen")
     # No option can follow a folder that is given without a kind and has a comma in its path.
     complete = only is None or "split" in parsed.options or any("," in str(path) for path in parsed.paths)
     return (
-        source.subset(others, f"{source.name} (first {len(others)})"),
-        source.subset(held_out, f"{source.name} (last {len(held_out)})"),
+        source.subset(others, f"{source.name} ({first} {len(others)})"),
+        source.subset(held, f"{source.name} ({last} {len(held)})"),
         spec if complete else f"{absolute_spec(spec)},split={only}",
     )
 

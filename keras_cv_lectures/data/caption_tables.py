@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import csv
+import json
 import re
+import warnings
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +21,14 @@ _PICTURE_NAMES = ("image", "image_name", "image_path", "image_file", "picture", 
                   "filepath", "file_path", "img", "img_name", "img_path", "img_file", "image_filename", "photo",
                   "image_filepath", "img_filename", "img_filepath", "picture_file", "picture_name",
                   "picture_path")  # fmt: skip
-_CAPTION_NAMES = ("caption", "comment", "captions", "text", "sentence", "description", "raw", "title")
+_CAPTION_NAMES = ("caption", "comment", "captions", "text", "sentence", "description", "raw", "title", "sentences")
+SPLIT_COLUMN = "split"
+# Pictures of COCO's validation data that are neither validated nor tested on, "restval", are trained on by custom.
+SPLIT_OF = {"train": "train", "training": "train", "restval": "train", "val": "val", "valid": "val",
+            "validation": "val", "dev": "val", "test": "test", "testing": "test"}  # fmt: skip
 _LOOKED_AT = 200  # Lines by which delimiter and columns are found.
 _LONGEST = 20  # Lines that one quoted caption may cover.
+_TEXT = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)  # As Python writes it.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +38,7 @@ class _Columns:
     captions: tuple[int, ...]
     count: int
     heading: bool
+    split: int | None = None
 
     def described(self, first: str) -> str:
         """Which columns are read, for a person; `first` is the first line."""
@@ -50,31 +60,86 @@ def described_columns(path: Path) -> str:
     return _find_columns(path, lines).described(lines[_first(lines) - 1])
 
 
-def caption_rows(path: Path) -> Iterator[tuple[str, str | None, str]]:
+def split_counts(path: Path) -> Counter[str]:
+    """What stands in the column "split" of a table, in lower case -> number of rows; empty without such a column."""
+    lines = read_lines(path)
+    columns = _find_columns(path, lines)
+    if columns.split is None:
+        return Counter()
+    return Counter(_split(fields, columns) for _, fields in _body(lines, columns) if _whole(fields, columns))
+
+
+def table_splits(path: Path) -> tuple[str, ...]:
+    """Those of train, val and test that the column "split" of a table names; () without such a column."""
+    there = {SPLIT_OF.get(name) for name in split_counts(path)}
+    return tuple(split for split in ("train", "val", "test") if split in there)
+
+
+def caption_rows(path: Path, split: str | None = None) -> Iterator[tuple[str, str | None, str]]:
     """(picture, caption, where) of each caption; (fault, None, where) of a malformed row. Empty lines are passed over.
+
+    With `split` only rows of that split, of a table that has such a column, and malformed ones.
 
     Raises:
         DataError: the file cannot be read as UTF-8 text, or which columns are meant is not found.
     """
     lines = read_lines(path)
     columns = _find_columns(path, lines)
-    for number, fields in _records(lines, columns):
+    for number, fields in _body(lines, columns):
         where = f"{path}, line {number}"
-        if columns.heading and number == _first(lines):
-            continue
         if fields is None:
             yield (
                 "has a quotation mark that is not closed, or too much text between two. Close or remove it.",
                 None,
                 where,
             )
-        elif len(fields) != columns.count:
+        elif not _whole(fields, columns):
             fault = f"has {len(fields)} columns instead of {columns.count}"
             yield f"{fault}. Put a caption that holds {columns.delimiter!r} in quotation marks.", None, where
-        else:
+        elif split is None or SPLIT_OF.get(_split(fields, columns)) == split:
             # Of several columns of captions some rows need not fill all.
-            texts = [text for column in columns.captions if (text := fields[column]).strip()]
+            cells = [cell for column in columns.captions if (cell := fields[column]).strip()]
+            texts = [text for cell in cells for text in _sentences(cell)]
             yield from ((fields[columns.picture].strip(), text, where) for text in texts or [""])
+
+
+def _body(lines: list[str], columns: _Columns) -> Iterator[tuple[int, list[str] | None]]:
+    """`_records` without the heading."""
+    first = _first(lines) if columns.heading else 0
+    return ((number, fields) for number, fields in _records(lines, columns) if number != first)
+
+
+def _whole(fields: list[str] | None, columns: _Columns) -> bool:
+    return fields is not None and len(fields) == columns.count
+
+
+def _split(fields: list[str], columns: _Columns) -> str:
+    return fields[columns.split].strip().lower() if columns.split is not None else ""
+
+
+def _sentences(cell: str) -> list[str]:
+    """The captions in a cell: the texts of a list as JSON, Python or NumPy write it, or else the cell itself."""
+    inner = cell.strip()
+    if not (inner.startswith("[") and inner.endswith("]")):
+        return [cell]
+    try:
+        found = json.loads(inner)
+    except (ValueError, RecursionError):
+        found = []
+        # NumPy writes no commas, so that Python would unite the texts.
+        if re.fullmatch(r"[\s,]*", _TEXT.sub("", inner[1:-1])):
+            with warnings.catch_warnings(action="ignore"):  # of unknown signs after a backslash
+                try:
+                    found = [ast.literal_eval(text) for text in _TEXT.findall(inner[1:-1])]
+                except (ValueError, SyntaxError):
+                    return [cell]
+    if not isinstance(found, list) or not found or not all(isinstance(text, str) for text in found):
+        return [cell]
+    try:
+        "".join(found).encode()
+    except UnicodeEncodeError:  # Half a sign, which only an escape can write.
+        return [cell]
+    return found
 
 
 def read_lines(path: Path) -> list[str]:
@@ -100,7 +165,10 @@ def _find_columns(path: Path, lines: list[str]) -> _Columns:
         picture = next((names.index(n) for n in _PICTURE_NAMES if n in names), None)
         captions = _caption_columns(names)
         if picture is not None and captions:
-            return _Columns(delimiter=delimiter, picture=picture, captions=captions, count=len(names), heading=True)
+            split = names.index(SPLIT_COLUMN) if SPLIT_COLUMN in names else None
+            return _Columns(
+                delimiter=delimiter, picture=picture, captions=captions, count=len(names), heading=True, split=split
+            )
     best, votes = None, 0
     for delimiter in _DELIMITERS:
         rows = [cells for line in lines[:_LOOKED_AT] if line.strip() and (cells := _cells(line, delimiter))]

@@ -7,66 +7,28 @@ A row that cannot be used (no caption, an unknown picture, a wrong number of col
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from keras_cv_lectures.data.caption_tables import caption_rows, described_columns
+from keras_cv_lectures.data.caption_listing import CaptionListing, Gathered
+from keras_cv_lectures.data.caption_tables import (
+    SPLIT_COLUMN,
+    SPLIT_OF,
+    caption_rows,
+    described_columns,
+    split_counts,
+    table_splits,
+)
 from keras_cv_lectures.data.flickr import find_flickr, flickr_rows, in_split
-from keras_cv_lectures.data.folders import refuse
-from keras_cv_lectures.data.images import IMAGE_SUFFIXES, read_image
-from keras_cv_lectures.data.objects import path_inside, picture_ids, shortened
+from keras_cv_lectures.data.images import read_image
+from keras_cv_lectures.data.objects import shortened
 from keras_cv_lectures.data.source import Source
 from keras_cv_lectures.errors import DataError
 from keras_cv_lectures.files import read_json
 from keras_cv_lectures.text import as_text, tokenize
-
-_LISTED = 50  # Rows left out that a warning lists.
-_NAMED = 5
-
-# Picture, caption, where it stands; a fault instead of a caption where the row is malformed.
-Row = tuple[str, str | None, str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CaptionListing:
-    """Pictures and their captions, no picture opened.
-
-    Attributes:
-        name: for messages.
-        ids: one per picture, unique.
-        files: one picture each.
-        captions: one or more sentences for each picture.
-        left_out: one line for each row that cannot be used, with its file and the reason.
-        warnings: what training survives, for `doctor`.
-        problems: why nothing can be trained on this.
-        notes: what was guessed, for `doctor`.
-    """
-
-    name: str
-    ids: tuple[str, ...]
-    files: tuple[Path, ...]
-    captions: tuple[tuple[str, ...], ...]
-    left_out: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    def check(self) -> CaptionListing:
-        """Returns itself, or raises a `DataError` with the first few problems."""
-        refuse(self.name, self.problems)
-        return self
-
-    def all_warnings(self) -> tuple[str, ...]:
-        """`warnings`, and one that lists the rows left out."""
-        if not self.left_out:
-            return self.warnings
-        rest = len(self.left_out) - _LISTED
-        lines = [*self.left_out[:_LISTED], *([f"... and {rest} more"] if rest > 0 else [])]
-        return (*self.warnings, f"{self.name}: rows left out: {len(self.left_out)}\n" + "\n".join(lines))
 
 
 def flickr_captions(folder: str | Path, split: str | None = None, *, channels: int | None = 3) -> Source:
@@ -100,18 +62,21 @@ def coco_captions(json_file: str | Path, images: str | Path, *, channels: int | 
     return caption_source(coco_listing(json_file, images).check(), channels=channels)
 
 
-def caption_table(csv_file: str | Path, images: str | Path, *, channels: int | None = 3) -> Source:
+def caption_table(
+    csv_file: str | Path, images: str | Path, split: str | None = None, *, channels: int | None = 3
+) -> Source:
     """Any table of pictures and captions; result and errors as of `flickr_captions`.
 
     Args:
         csv_file: columns divided by comma, tab, semicolon or bar, quoted as the `csv` module reads it. A heading names
             the columns (such as "image" and "caption", or "caption_1", "caption_2" and so on, which are all read);
             without one the first column is the picture and the last the caption. A heading of two columns may have
-            any names.
+            any names. A cell that is a list of texts as JSON, Python or NumPy write it holds several captions.
         images: the folder that paths are relative to.
+        split: "train", "val" or "test", of a table with a column "split"; None takes all rows.
         channels: 3 for RGB, 1 for grey.
     """
-    return caption_source(table_listing(csv_file, images).check(), channels=channels)
+    return caption_source(table_listing(csv_file, images, split).check(), channels=channels)
 
 
 def caption_source(listing: CaptionListing, *, channels: int | None = 3) -> Source:
@@ -228,7 +193,7 @@ def flickr_listing(folder: str | Path, split: str | None = None) -> CaptionListi
     """
     layout = find_flickr(folder)
     name = f"flickr {layout.folder.name}" + (f" {split}" if split else "")
-    gathered = _Gathered(layout.pictures)
+    gathered = Gathered(layout.pictures)
     chosen = in_split(layout, split) if split else None
     for row in flickr_rows(layout):
         # Nobody can say which split a malformed row belongs to.
@@ -247,7 +212,7 @@ def coco_listing(json_file: str | Path, images: str | Path) -> CaptionListing:
     json_file, images = Path(json_file), _folder(images)
     content = _load(json_file)
     names: dict[Any, str] = {}
-    gathered = _Gathered(images)
+    gathered = Gathered(images)
     for number, entry in enumerate(content["images"]):
         entry = entry if isinstance(entry, dict) else {}
         key, where = entry.get("id"), f"{json_file}: picture {entry.get('id', number + 1)}"
@@ -277,102 +242,34 @@ def coco_listing(json_file: str | Path, images: str | Path) -> CaptionListing:
     return gathered.listing(f"captions {json_file.name}", json_file)
 
 
-def table_listing(csv_file: str | Path, images: str | Path) -> CaptionListing:
+def table_listing(csv_file: str | Path, images: str | Path, split: str | None = None) -> CaptionListing:
     """What `caption_table` reads.
 
     Raises:
-        DataError: the file cannot be read or has no two columns, or `images` is no folder.
+        DataError: the file cannot be read or has no two columns, there is no such split, or `images` is no folder.
     """
     csv_file = Path(csv_file)
-    gathered = _Gathered(_folder(images))
-    for row in caption_rows(csv_file):
+    gathered = Gathered(_folder(images))
+    counts = split_counts(csv_file)
+    warnings = []
+    if split is None and counts:
+        warnings.append(f"{csv_file}: its column {SPLIT_COLUMN!r} is not read; all {counts.total()} rows are taken.")
+    elif split is not None:
+        there = table_splits(csv_file)
+        if split not in there:
+            raise DataError(
+                f"{csv_file} has no split {split!r}: its column {SPLIT_COLUMN!r} names {', '.join(there) or 'none'}. "
+                "Choose another."
+            )
+        unknown = {name: count for name, count in counts.items() if name not in SPLIT_OF}
+        if unknown:
+            shown = ", ".join(f"{name!r} ({count} rows)" for name, count in unknown.items())
+            warnings.append(f"{csv_file}: of the column {SPLIT_COLUMN!r} not understood and passed over is {shown}.")
+    for row in caption_rows(csv_file, split):
         gathered.add(row)
-    listing = gathered.listing(f"captions {csv_file.name}", csv_file, every_picture=True)
+    name = f"captions {csv_file.name}" + (f" {split}" if split else "")
+    listing = gathered.listing(name, csv_file, warnings, every_picture=split is None)
     return dataclasses.replace(listing, notes=(f"{csv_file.name}: {described_columns(csv_file)}.",))
-
-
-@dataclass
-class _Gathered:
-    """Rows on their way to a listing."""
-
-    images: Path
-    captions: dict[Path, list[str]] = field(default_factory=dict)
-    left_out: list[str] = field(default_factory=list)
-    unknown: dict[str, str] = field(default_factory=dict)  # Picture -> what is wrong with it.
-    known: dict[str, Path] = field(default_factory=dict)
-    expected: list[str] = field(default_factory=list)
-
-    def add(self, row: Row) -> None:
-        picture, caption, where = row
-        if caption is None:
-            self.left_out.append(f"{where} {picture}")
-            return
-        caption = " ".join(caption.split())
-        if not tokenize(caption):
-            shown = f"the caption {shortened(caption)} has no word" if caption else "has no caption"
-            self.left_out.append(f"{where} ({picture}): {shown}. Write one or remove the row.")
-            return
-        file = self.file_of(picture, where)
-        if file is not None:
-            self.captions.setdefault(file, []).append(caption)
-
-    def file_of(self, picture: str, where: str) -> Path | None:
-        if picture not in self.known and picture not in self.unknown:
-            try:
-                file = path_inside(self.images, picture, where)
-            except DataError as error:
-                self.left_out.append(str(error))
-                return None
-            if file.is_file():
-                self.known[picture] = file
-            else:
-                self.unknown[picture] = f"{file} does not exist. Add the picture or remove the row."
-        if picture in self.unknown:
-            self.left_out.append(f"{where}: {self.unknown[picture]}")
-        return self.known.get(picture)
-
-    def expect(self, pictures: Iterable[str]) -> None:
-        """Pictures that the annotations list, captions or not."""
-        self.expected += pictures
-
-    def listing(
-        self, name: str, origin: Path, warnings: Sequence[str] = (), *, every_picture: bool = False
-    ) -> CaptionListing:
-        """The listing; with `every_picture` each picture in the folder should have a caption."""
-        files = tuple(self.captions)
-        problems = []
-        if not files:
-            problems.append(
-                f"{origin} has no usable row"
-                + (f"; the first is left out because {self.left_out[0]}" if self.left_out else ".")
-                + f" Expected are pictures inside {self.images} and captions."
-            )
-        return CaptionListing(
-            name=name,
-            ids=picture_ids(files, self.images),
-            files=files,
-            captions=tuple(tuple(texts) for texts in self.captions.values()),
-            left_out=tuple(self.left_out),
-            warnings=(*warnings, *self._without_captions(name, every_picture), *self._twice(name)),
-            problems=tuple(problems),
-        )
-
-    def _without_captions(self, name: str, every_picture: bool) -> Iterator[str]:
-        there = {file.name for file in self.captions if file.parent == self.images}
-        bare = [p for p in self.expected if self.images / p not in self.captions]
-        if every_picture:
-            bare += sorted(
-                p.name
-                for p in self.images.iterdir()
-                if p.suffix.lower() in IMAGE_SUFFIXES and p.name not in there and p.is_file()
-            )
-        if bare and self.captions:
-            yield f"{name}: pictures without a caption, which are not trained on: {len(bare)}: {_some(bare)}."
-
-    def _twice(self, name: str) -> Iterator[str]:
-        twice = [file.name for file, texts in self.captions.items() if len(set(texts)) < len(texts)]
-        if twice:
-            yield f"{name}: pictures that have the same caption more than once: {len(twice)}: {_some(twice)}."
 
 
 def _load(json_file: Path) -> dict[str, list]:
@@ -392,8 +289,3 @@ def _folder(path: str | Path) -> Path:
     if not path.is_dir():
         raise DataError(f"{path} is not a folder. Check the path.")
     return path
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more

@@ -26,10 +26,13 @@ from keras_cv_lectures.data.objects import (
     path_inside,
     picture_ids,
     shortened,
+    without_learnable,
 )
 from keras_cv_lectures.data.source import Source
 from keras_cv_lectures.errors import DataError
 from keras_cv_lectures.files import read_json
+
+_NAMES = {"file_name", "coco_url"}  # Of a picture.
 
 
 def coco_source(
@@ -45,18 +48,21 @@ def coco_source(
     Labels count the categories in the order of their ids without gaps: COCO's ids 1 ... 90 become 0 ... 79. Boxes are
     cut at the edge of the picture; see `object_source` for objects that are left out. `area` is what the file says, by
     which COCO tells small objects from large ones; of an object without it, that of its mask, or else of its box.
+    An object with `ignore` 1 is `difficult`. A category without annotations is left out if one with annotations has
+    its name. LVIS's pictures are found by the last two parts of their `coco_url`, or by the last.
 
     Args:
         json_file: such as `instances_train2017.json` or `person_keypoints_val2017.json`.
         images: the folder that `file_name` is relative to.
         classes: category names in the order of labels, if it is to be that of another data set or a model; categories
             that are not among them must have no annotation. None takes those of the file.
-        masks: False passes over the segmentations.
+        masks: False passes over the segmentations, damaged ones, too.
         channels: 3 for RGB, 1 for grey.
 
     Raises:
         DataError: the file is not of this form, names unknown ids or a picture that is missing or outside of `images`,
-            or some objects only have a segmentation. Damaged pictures and segmentations are reported when read.
+            some objects only have a segmentation, or all are marked as crowds or to be ignored. Damaged pictures and
+            segmentations are reported when read.
     """
     return object_source(coco_objects(json_file, images, classes=classes, masks=masks).check(), channels=channels)
 
@@ -75,10 +81,18 @@ def coco_objects(
         raise DataError(f"{images} is not a folder. Check the path.")
     problems: list[str] = []
     pictures = _pictures(content["images"], json_file, images, problems)
-    categories = _categories(content["categories"], json_file, classes, problems)
+    used = _ids(content["annotations"], "category_id")
+    categories = _categories(content["categories"], json_file, classes, used, problems)
+    faulty = _ids(content["images"], "id") - pictures.keys()
+    unnamed = 0
     for number, entry in enumerate(content["annotations"]):
+        if isinstance(entry, dict):
+            # The picture itself is named as faulty.
+            if _is_id(entry.get("image_id")) and entry["image_id"] in faulty:
+                continue
+            unnamed += bool(entry.get("keypoints")) and not categories.keypoint_names
         try:
-            annotation = _annotation(entry, pictures, categories)
+            annotation = _annotation(entry, pictures, categories, masks)
         except DataError as error:
             name = entry.get("id", f"number {number + 1}") if isinstance(entry, dict) else f"number {number + 1}"
             problems.append(f"{json_file}: annotation {name} {error}")
@@ -86,7 +100,7 @@ def coco_objects(
             pictures[entry["image_id"]].annotations.append(annotation)
     rows = list(pictures.values())
     every = [annotation for row in rows for annotation in row.annotations]
-    has_masks = masks and any(a.segmentation is not None for a in every)
+    has_masks = any(a.segmentation is not None for a in every)
     bare = [a for a in every if has_masks and a.segmentation is None]
     problems += [
         f"{json_file}: annotation {a.id} has no segmentation, though others have. Add it, remove the annotation, "
@@ -95,7 +109,8 @@ def coco_objects(
     ]
     # The doctor goes on to look at the boxes.
     has_masks = has_masks and not bare
-    has_crowd = any(a.crowd for a in every)
+    has_crowd, has_difficult = any(a.crowd for a in every), any(a.difficult for a in every)
+    problems += without_learnable([a.crowd or a.difficult for a in every], f"{json_file}", "`iscrowd` or `ignore` 1")
     has_area = not all(math.isnan(a.area) for a in every)
     count = len(categories.keypoint_names)
 
@@ -109,6 +124,7 @@ def coco_objects(
             boxes=np.array([a.box for a in found], np.float64).reshape(-1, 4),
             labels=np.array([a.label for a in found], np.int32),
             crowd=np.array([a.crowd for a in found], bool) if has_crowd else None,
+            difficult=np.array([a.difficult for a in found], bool) if has_difficult else None,
             area=np.array([a.area for a in found], np.float32) if has_area else None,
             masks=[crop_of(a.segmentation, size, n) for a, n in zip(found, names, strict=True)] if has_masks else None,
             keypoints=np.array([a.keypoints for a in found], np.float32).reshape(-1, count, 3) if count else None,
@@ -121,6 +137,12 @@ def coco_objects(
         objects=objects,
         classes=categories.classes,
         problems=tuple(problems),
+        warnings=(
+            f"{json_file}: {unnamed} annotations have keypoints, but no category names them, so that they are not "
+            'read. Give the category a list `"keypoints": [NAME, ...]`.',
+        )
+        if unnamed
+        else (),
         keypoint_names=categories.keypoint_names,
     )
 
@@ -131,6 +153,7 @@ class _Annotation:
     box: tuple[float, float, float, float]
     label: int
     crowd: bool
+    difficult: bool
     area: float
     segmentation: list[np.ndarray] | dict[str, Any] | None
     keypoints: np.ndarray | None
@@ -170,6 +193,8 @@ def _pictures(entries: list, json_file: Path, images: Path, problems: list[str])
     found: dict[Any, _Picture] = {}
     owners: dict[Path, Any] = {}
     missing: list[Path] = []
+    if len(entries) > 1 and all(isinstance(entry, dict) and not _NAMES & entry.keys() for entry in entries):
+        raise DataError(f"no picture of {json_file} has a file_name. Write the path inside of {images} into each.")
     for number, entry in enumerate(entries):
         key = entry.get("id") if isinstance(entry, dict) else None
         where = f"{json_file}: picture {number + 1 if key is None else key}"
@@ -180,7 +205,7 @@ def _pictures(entries: list, json_file: Path, images: Path, problems: list[str])
             problems.append(f"{where}: the id occurs twice. Give every picture its own.")
             continue
         try:
-            file = path_inside(images, entry.get("file_name"), where)
+            file = _file(entry, images, where)
         except DataError as error:
             problems.append(str(error))
             continue
@@ -204,7 +229,24 @@ def _pictures(entries: list, json_file: Path, images: Path, problems: list[str])
     return found
 
 
-def _categories(entries: list, json_file: Path, classes: Sequence[str] | None, problems: list[str]) -> _Categories:
+def _file(entry: dict[str, Any], images: Path, where: str) -> Path:
+    """The file of a picture; of one without `file_name`, as in LVIS, by the end of `coco_url`."""
+    url = entry.get("coco_url")
+    if "file_name" in entry or not isinstance(url, str):
+        return path_inside(images, entry.get("file_name"), where)
+    near, far = (path_inside(images, "/".join(url.split("/")[-parts:]), where) for parts in (1, 2))
+    return near if near.is_file() and not far.is_file() else far
+
+
+def _ids(entries: list, key: str) -> set[int | str]:
+    """The ids that `entries` have under `key`."""
+    return {entry[key] for entry in entries if isinstance(entry, dict) and _is_id(entry.get(key))}
+
+
+def _categories(
+    entries: list, json_file: Path, classes: Sequence[str] | None, used: set[int | str], problems: list[str]
+) -> _Categories:
+    """`used`: the ids of categories that annotations name."""
     names: dict[int, str] = {}
     points: dict[tuple[str, ...], str] = {}
     for number, entry in enumerate(entries):
@@ -224,6 +266,14 @@ def _categories(entries: list, json_file: Path, classes: Sequence[str] | None, p
             f"{json_file}: the categories {', '.join(map(repr, points.values()))} have different keypoints. Split the "
             "file: one network learns one list of keypoints."
         )
+    # Roboflow adds a category of all others, which may be called like one of them.
+    used_names = {name for key, name in names.items() if key in used}
+    seen: set[str] = set()
+    for key in sorted(names):
+        if key not in used and (names[key] in used_names or (classes and names[key] in seen)):
+            del names[key]
+        else:
+            seen.add(names[key])
     order = [names[key] for key in sorted(names)]
     class_numbers(order, f"{json_file}: its categories")
     numbers = class_numbers(classes or order, "the list of classes")
@@ -235,7 +285,7 @@ def _categories(entries: list, json_file: Path, classes: Sequence[str] | None, p
     )
 
 
-def _annotation(entry: Any, pictures: dict[Any, _Picture], categories: _Categories) -> _Annotation:
+def _annotation(entry: Any, pictures: dict[Any, _Picture], categories: _Categories, masks: bool) -> _Annotation:
     """An annotation in numbers; the text of a `DataError` goes on after "annotation 7 "."""
     if not isinstance(entry, dict):
         raise DataError("is no JSON object. Remove it.")
@@ -257,12 +307,13 @@ def _annotation(entry: Any, pictures: dict[Any, _Picture], categories: _Categori
     crowd = entry.get("iscrowd", 0)
     if crowd not in (0, 1):
         raise DataError(f"has iscrowd {shortened(crowd)}; expected 0 or 1. Correct it.")
-    segmentation = _segmentation(entry.get("segmentation"), pictures[picture].size)
+    segmentation = _segmentation(entry.get("segmentation"), pictures[picture].size) if masks else None
     return _Annotation(
         id=entry.get("id", "without id"),
         box=_box(entry.get("bbox")),
         label=label,
         crowd=bool(crowd),
+        difficult=entry.get("ignore") in (1, True),
         area=_area(entry.get("area")),
         segmentation=segmentation,
         keypoints=_keypoints(entry.get("keypoints"), len(categories.keypoint_names)),

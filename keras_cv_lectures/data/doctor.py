@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_cv_lectures.data.captions import caption_source
 from keras_cv_lectures.data.folders import Pairing, paired_source
+from keras_cv_lectures.data.held_out import held_out, missing_classes
 from keras_cv_lectures.data.images import read_image, read_mask
 from keras_cv_lectures.data.label_inference import label_map_of_values, mask_values
 from keras_cv_lectures.data.labels import LabelMap
@@ -113,13 +114,14 @@ def doctor(spec: str, *, progress: Progress | None = None) -> Report:
             continue
         notes += [labels.note] if labels.note else []
         sources.append(paired_source(pairing, labels, channels=channels))
-    return examine(sources, name=spec, problems=problems, notes=notes, progress=progress)
+    return examine(sources, name=spec, kind=parsed.kind, problems=problems, notes=notes, progress=progress)
 
 
 def examine(
     sources: Sequence[Source],
     *,
     name: str = "",
+    kind: str = "",
     problems: Sequence[str] = (),
     warnings: Sequence[str] = (),
     notes: Sequence[str] = (),
@@ -130,6 +132,7 @@ def examine(
     Args:
         sources: for example training and validation data.
         name: what is examined; "" means the names of the sources.
+        kind: of the data specification, such as "pets".
         problems: those found before, to be put first.
         warnings: likewise.
         notes: what was guessed before.
@@ -144,7 +147,7 @@ def examine(
         for index in range(len(source)):
             try:
                 example, left_out = source.inspect(index) if source.inspect else (source.read(index), ())
-                survey.add(example, source.ids[index], left_out)
+                survey.add(example, source.ids[index], left_out, source.files(index) if source.files else ())
             except DataError as error:
                 lines = str(error).split("\n") if source.files else [str(error)]
                 problems += [line for line in lines if line.partition(" does not exist")[0] not in missing]
@@ -157,6 +160,8 @@ def examine(
             problems.append(f"{source.name} has no examples. Check the path and the list file.")
         splits.append(survey.report())
         warnings += survey.warnings()
+        if len(sources) == 1 and survey.readable == len(source):
+            warnings += _not_validated(source, survey, kind)
     warnings += _duplicates(seen)
     return Report(
         name=name or ", ".join(source.name for source in sources),
@@ -194,7 +199,7 @@ def _examine_objects(spec: DataSpec, splits: Sequence[str | None], channels: int
         if not sources and (said := without_sides(listing.keypoint_names)):
             warnings.append(said)
         sources.append(object_source(listing, channels=channels))
-    return examine(sources, name=spec.text, problems=problems, warnings=warnings, progress=progress)
+    return examine(sources, name=spec.text, kind=spec.kind, problems=problems, warnings=warnings, progress=progress)
 
 
 def _examine_captions(spec: DataSpec, splits: Sequence[str | None], channels: int, progress: Progress | None) -> Report:
@@ -254,6 +259,19 @@ def _duplicates(seen: Mapping[bytes, list[tuple[str, str]]]) -> list[str]:
     within = [group for group in seen.values() if len(group) > 1 and len({split for split, _ in group}) == 1]
     shown = [f"the same picture is in several splits, so validation results are too good: {_group(g)}" for g in across]
     return shown + [f"the same picture occurs {len(g)} times in {g[0][0]}: {_group(g)}" for g in within]
+
+
+def _not_validated(source: Source, survey: Survey, kind: str) -> list[str]:
+    """What to say of data without a split to validate on whose last pictures lack a class."""
+    held = held_out(source.ids, kind)
+    names = (source.classes if survey.masks else source.object_classes) if held else ()
+    missing = [names[label] for label in missing_classes(survey.present, held) if label < len(names)]
+    if not missing:
+        return []
+    return [
+        f"{source.name}: the {len(held)} pictures that `kcvl train` validates on without --val, the last, have none of "
+        f"{some(list(map(repr, missing)))}. Are they sorted by class? Give others with --val, or rename the files."
+    ]
 
 
 def _group(group: list[tuple[str, str]]) -> str:

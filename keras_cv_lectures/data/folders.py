@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_cv_lectures.data.headers import orientation
 from keras_cv_lectures.data.images import IMAGE_SUFFIXES, read_image, read_mask
 from keras_cv_lectures.data.label_inference import infer_label_map
 from keras_cv_lectures.data.labels import CAMVID_LABELS, LabelMap, read_label_file
@@ -25,6 +26,8 @@ _MASK_ENDING = re.compile(
     r"[-_. ](masks?|labels?|L|gt|seg|segmentation|annot|annotation|(gtFine_|gtCoarse_)?label(Train)?Ids|matte)$", re.I
 )
 _IMAGE_ENDING = re.compile(r"[-_. ](leftImg8bit|images?|img|sat|rgb)$", re.I)
+# Of the last part of a path, up to a sign between words.
+_BEGINNING = re.compile(r"(?:.*/)?[^/_. -]*")
 
 
 class Pair(NamedTuple):
@@ -77,9 +80,11 @@ def folder_source(
 ) -> Source:
     """Pictures in one folder and their masks in another, paired by file name.
 
-    `a.jpg` goes with `a.png`, and also with `a_mask.png`, `a_label.png`, `a_L.png`, `a_labelIds.png` and the like. The
-    two folders may be one if the masks have such an ending, and one may lie inside the other. Subfolders are searched,
-    also those that are links to folders elsewhere, each once; hidden files are not.
+    `a.jpg` goes with `a.png`, and also with `a_mask.png`, `a_label.png`, `a_L.png`, `a_labelIds.png` and the like.
+    Where all other pictures end alike, and so do all other masks, it is what stands before that end that pairs them:
+    `21_training.tif` and `22_training.tif` go with `21_manual1.gif` and `22_manual1.gif`. The two folders may be one if
+    the masks have one of the first endings, and one may lie inside the other. Subfolders are searched, also those that
+    are links to folders elsewhere, each once; hidden files are not.
 
     Args:
         images: folder of pictures of any kind that `read_image` reads.
@@ -125,9 +130,15 @@ def paired_source(pairing: Pairing, labels: LabelMap, *, channels: int | None = 
         raw, mask_error = _attempt(lambda: read_mask(pair.mask, colors=labels.by_color))
         errors = [error for error in (image_error, mask_error) if error]
         if not errors and image.shape[:2] != raw.shape[:2]:
+            repair = "Export the mask at the picture's size (resizing by nearest neighbour)."
+            if image.shape[:2] == raw.shape[1::-1] and orientation(pair.image) != 1:
+                repair = (
+                    "Reading turns a picture as its camera noted (EXIF). Draw the mask on the turned picture, or save "
+                    "the picture without that note."
+                )
             errors = [
                 f"{pair.image} is {image.shape[1]}x{image.shape[0]} (width x height), but its mask {pair.mask} is "
-                f"{raw.shape[1]}x{raw.shape[0]}. Export the mask at the picture's size (resizing by nearest neighbour)."
+                f"{raw.shape[1]}x{raw.shape[0]}. {repair}"
             ]
         if errors:
             raise DataError("\n".join(errors))
@@ -307,7 +318,23 @@ def _partners(images: dict[str, list[Path]], masks: dict[str, list[Path]]) -> di
         found = bare_masks.get(key) or bare_masks.get(_IMAGE_ENDING.sub("", key), [])
         if len(found) == 1:
             partners[key] = found[0]
-    return partners
+    return partners | _partners_by_beginning(
+        [key for key in images if key not in partners], sorted(set(masks) - set(partners.values()))
+    )
+
+
+def _partners_by_beginning(images: list[str], masks: list[str]) -> dict[str, str]:
+    """Image key -> mask key of equal beginnings, where all images have one ending and all masks another.
+
+    A single pair would always do, such as `img_1` and `img_2`, and is none.
+    """
+    begun = []
+    for keys in (images, masks):
+        parts = [_BEGINNING.match(key)[0] for key in keys]
+        endings = {key[len(part) :] for key, part in zip(keys, parts, strict=True)}
+        begun.append(dict(zip(parts, keys, strict=True)) if len(endings) == 1 else {})
+    both = begun[0].keys() & begun[1].keys()
+    return {begun[0][part]: begun[1][part] for part in both} if len(both) > 1 else {}
 
 
 def listed_keys(list_file: Path, images: dict[str, list[Path]], folder: Path) -> tuple[list[str], list[str]]:

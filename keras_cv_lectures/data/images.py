@@ -60,8 +60,9 @@ def read_mask(path: str | Path, *, colors: bool = False, content: bytes | None =
     """Reads the stored label values of a mask: (H, W) integers, or (H, W, 3) uint8 for an RGB file.
 
     Args:
-        path: palette PNG (its indices), grey of 1, 2, 4, 8, 16 or 32 bits (its values; 2-bit files give 0 to 3),
-            floating point with whole numbers, or RGB. Transparency is dropped.
+        path: palette PNG (its indices), GIF (its grey values, where it has no colours, or else its indices), grey of 1,
+            2, 4, 8, 16 or 32 bits (its values; 2-bit files give 0 to 3), floating point with whole numbers, or RGB.
+            Transparency is dropped.
         colors: give a palette file as its RGB colours instead of its indices.
         content: as of `read_image`.
 
@@ -192,10 +193,19 @@ def _deep_grey(picture: Image, path: str | Path) -> np.ndarray:
     return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
+def _has_grey_palette(picture: Image) -> bool:
+    """Programs number the grey values of a GIF anew in each file, by those that occur in it."""
+    palette = np.array(picture.getpalette("RGB")).reshape(-1, 3)
+    return bool((palette == palette[:, :1]).all())
+
+
 def _to_labels(picture: Image, colors: bool, path: str | Path, scale: float) -> np.ndarray:
     mode = picture.mode
     if mode == "P":
-        return np.array(picture.convert("RGBA"))[..., :3].copy() if colors else np.array(picture)
+        if colors or (picture.format == "GIF" and _has_grey_palette(picture)):
+            values = np.array(picture.convert("RGBA"))[..., :3]
+            return (values if colors else values[..., 0]).copy()
+        return np.array(picture)
     if mode in ("LA", "PA"):
         return np.array(picture)[..., 0].copy()
     if mode in ("RGB", "RGBA", "RGBX"):

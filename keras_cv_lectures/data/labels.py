@@ -157,6 +157,8 @@ def read_label_file(path: str | Path) -> LabelMap:
         1 cell  255 0 0           # VALUE NAME RED GREEN BLUE: the mask may hold 1 or, as RGB, this colour
         128 0 0 building          # RED GREEN BLUE NAME: masks are coloured
         ignore 7                  # VALUE or RED GREEN BLUE of pixels to leave out
+        building:128,0,0::        # NAME:RED,GREEN,BLUE:PARTS:ACTIONS, as in labelmap.txt of CVAT and Datumaro; a
+                                  # class `ignored` is left out
 
     CSV with a header that names the columns `name`, `r`, `g`, `b` (and, if wanted, `value`), in any order, as in
     CamVid's `class_dict.csv`; a row named `ignore` is left out.
@@ -210,6 +212,10 @@ def read_label_file(path: str | Path) -> LabelMap:
 
 
 def _text_row(line: str, where: str) -> tuple[str, int | None, Color | None]:
+    exported = re.fullmatch(r"([^:]*[^:\s])\s*:\s*([0-9]+),\s*([0-9]+),\s*([0-9]+)\s*:[^:]*:[^:]*", line)
+    if exported:
+        name = "ignore" if exported[1] == "ignored" else exported[1]
+        return name, None, _color(exported.groups()[1:], where)
     words = line.split()
     integers = [bool(re.fullmatch("[0-9]+", word)) for word in words]
     if words[0] == "ignore" and len(words) in (2, 4) and all(integers[1:]):
@@ -222,7 +228,8 @@ def _text_row(line: str, where: str) -> tuple[str, int | None, Color | None]:
     if len(words) >= 2 and integers[0] and not integers[1]:
         return " ".join(words[1:]), _value(words[0], where), None
     raise DataError(
-        f"{where} is not `VALUE NAME [RED GREEN BLUE]`, `RED GREEN BLUE NAME` or `ignore VALUE`. Correct it."
+        f"{where} is not `VALUE NAME [RED GREEN BLUE]`, `RED GREEN BLUE NAME`, `ignore VALUE` or "
+        "`NAME:RED,GREEN,BLUE::`. Correct it."
     )
 
 

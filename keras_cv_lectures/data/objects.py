@@ -219,6 +219,16 @@ def check_size(size: Size, expected: tuple[float, float] | None, image: Path, so
     )
 
 
+def without_learnable(passed_over: Sequence[bool], where: str, marks: str) -> list[str]:
+    """A problem if there are objects and all are `passed_over`, because they have the `marks`; else none."""
+    if not passed_over or not all(passed_over):
+        return []
+    return [
+        f"{where}: all {len(passed_over)} objects have {marks}, and such objects are not learned. Set the mark to 0 "
+        "where one object is meant."
+    ]
+
+
 def class_numbers(classes: Sequence[str], where: str | Path) -> dict[str, int]:
     """Class name -> label.
 

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from keras_cv_lectures.data.captions import (
-    CaptionListing,
-    caption_source,
-    coco_listing,
-    flickr_listing,
-    table_listing,
-)
+from keras_cv_lectures.data.caption_listing import CaptionListing
+from keras_cv_lectures.data.caption_tables import table_splits
+from keras_cv_lectures.data.captions import caption_source, coco_listing, flickr_listing, table_listing
 from keras_cv_lectures.data.cityscapes import cityscapes_objects, cityscapes_pairs, cityscapes_splits
 from keras_cv_lectures.data.coco import coco_objects
 from keras_cv_lectures.data.flickr import flickr_splits
@@ -44,6 +40,8 @@ from keras_cv_lectures.errors import DataError
 SHAPES_COUNT = 400
 SHAPES_SIZE = (96, 128)
 MAX_SHAPES = 6
+# How data sets call what is validated on; Roboflow calls it `valid`.
+_NAMES_OF_VAL = ("val", "valid", "validation")
 _VAL_SEED_OFFSET = 1_000_003
 
 _log = logging.getLogger(__name__)
@@ -76,7 +74,7 @@ def open_source(spec: str, split: str | None = None, *, like: Labelled | None = 
             petsboxes:DIR                            the heads of Oxford-IIIT Pet: DIR/annotations/xmls
             flickr:DIR                               Flickr8k or Flickr30k: pictures, captions, lists of the splits
             cococaptions:JSON,IMAGES                 COCO's captions
-            captions:CSV,IMAGES                      any table of a picture's path and a caption, one caption a row
+            captions:CSV,IMAGES                      any table of a picture's path and captions, and maybe its split
             tfds:NAME                                prepared by tensorflow-datasets; options dir=DIR, labels=FILE,
                                                      download=yes, and mask=, objects=, captions=, image=FEATURE
             python:MODULE:FUNCTION                   what your own function returns, a `Source`: docs/own_reader.md
@@ -84,7 +82,8 @@ def open_source(spec: str, split: str | None = None, *, like: Labelled | None = 
 
         split: "train" (also None) or "val", where the layout has splits; `split=NAME` in `spec` wins. The validation
             pictures of `shapes` come from another seed and are a quarter as many. In the paths of `coco`,
-            `instances`, `cococaptions` and `captions`, "{split}" is replaced by its name.
+            `instances`, `cococaptions` and `captions`, "{split}" is replaced by its name ("val" also by "valid" or
+            "validation"); without it a table of captions may name the split of each row in a column "split".
         like: training data, or a model's metadata, whose classes these masks share. Matters for `folder` without
             `labels=`, where class ids are guessed from the masks (see `infer_label_map`), and for data of objects
             without `labels=`, whose classes get the labels that they have in `like`.
@@ -201,22 +200,37 @@ def captions_of(spec: DataSpec, split: str | None = None) -> CaptionListing:
     if spec.kind == "flickr":
         return flickr_listing(spec.paths[0], split)
     paths = _paths_of_split(spec, split)
-    return coco_listing(*paths) if spec.kind == "cococaptions" else table_listing(*paths)
+    if spec.kind == "cococaptions":
+        return coco_listing(*paths)
+    return table_listing(*paths, None if _has_placeholder(spec) else split)
 
 
 def _chosen_split(spec: DataSpec, split: str | None) -> str | None:
     """The split to open: the one that the text names, else `split`, else the first that is there."""
     if split is None or "split" in spec.options or splits_of(spec) == (None,):
         split = splits_of(spec)[0]
-    if split and spec.kind in SPLIT_IN_PATHS and not _has_placeholder(spec):
+    if split and spec.kind in SPLIT_IN_PATHS and not _has_placeholder(spec) and not _names_splits(spec):
+        table = " (or a column called split in the table)" if spec.kind == "captions" else ""
         raise DataError(
-            f"{spec.text!r}: split= needs {SPLIT} in a path, where its name goes. Remove it, or write that."
+            f"{spec.text!r}: split= needs {SPLIT} in a path, where its name goes{table}. Remove it, or write that."
         )
     return split
 
 
 def _paths_of_split(spec: DataSpec, split: str | None) -> list[Path]:
-    return [Path(str(path).replace(SPLIT, split or "train")) for path in spec.paths]
+    return next(_paths_there(spec, split or "train"), [_replaced(path, split or "train") for path in spec.paths])
+
+
+def _paths_there(spec: DataSpec, split: str) -> Iterator[list[Path]]:
+    """The paths for each name of `split` for which all of them exist."""
+    for name in _NAMES_OF_VAL if split == "val" else (split,):
+        paths = [_replaced(path, name) for path in spec.paths]
+        if all(path.exists() for path in paths):
+            yield paths
+
+
+def _replaced(path: Path, name: str) -> Path:
+    return Path(str(path).replace(SPLIT, name))
 
 
 def pairs_of(spec: DataSpec, split: str | None = None) -> Pairing:
@@ -240,12 +254,16 @@ def labels_of(spec: DataSpec) -> LabelMap | None:
 
 
 def _splits_in_paths(spec: DataSpec) -> tuple[str | None, ...]:
-    """Those of train and val for which all paths exist; (None,) where no path depends on the split."""
+    """Those of train and val for which all paths exist, or which a table names; (None,) where nothing says a split."""
     if not _has_placeholder(spec):
-        return (None,)
-    names = ("train", "val")
-    there = [n for n in names if all(Path(str(path).replace(SPLIT, n)).exists() for path in spec.paths)]
-    return tuple(there) or ("train",)
+        there = table_splits(spec.paths[0]) if spec.kind == "captions" else ()
+        return tuple(split for split in there if split != "test") or there or (None,)
+    return tuple(name for name in ("train", "val") if any(_paths_there(spec, name))) or ("train",)
+
+
+def _names_splits(spec: DataSpec) -> bool:
+    """Whether the data are a table of captions that names the split of each row."""
+    return spec.kind == "captions" and spec.paths[0].is_file() and bool(table_splits(spec.paths[0]))
 
 
 def _has_placeholder(spec: DataSpec) -> bool:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
+from keras_cv_lectures.data.headers import FIRST_TURNED, is_deep_grey, orientation
 from keras_cv_lectures.data.labels import IGNORE
+from keras_cv_lectures.data.object_survey import NAMED, ObjectCount, ObjectSurvey, listed, some
 from keras_cv_lectures.data.source import Source
 from keras_cv_lectures.errors import DataError
 from keras_cv_lectures.text import as_text, tokenize
 
-_NAMED = 5  # Files that a warning names before it goes on to count.
 _CLASSES = 20  # Up to so many classes are all shown.
 _FREQUENT = 5  # Words that occur less often are rare; a vocabulary leaves them out.
-_LISTED = 50  # Objects left out that a warning lists.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,18 +31,6 @@ class LabelCount:
     pixels: int
     share: float
     pictures: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class ObjectCount:
-    """Objects of one class: how many, crowds included, their share of all, the number of pictures that have some, and
-    the median of their side, the root of the box's area, in pixels."""
-
-    name: str
-    objects: int
-    share: float
-    pictures: int
-    side: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +90,10 @@ class Survey:
         self.pixels = np.zeros(256, np.int64)
         self.pictures = np.zeros(256, np.int64)
         self.grey: list[str] = []
+        self.present: list[frozenset[int]] = []
+        self.turned: list[str] = []
+        self.deep = 0
+        self.brightest = 0
         self.readable = 0
         self.masks = 0
         self.objects = ObjectSurvey(source)
@@ -110,8 +102,8 @@ class Survey:
         self.lengths: list[int] = []
         self.words: Counter = Counter()
 
-    def add(self, example: dict, name: str, left_out: Sequence[str] = ()) -> None:
-        """Counts one example.
+    def add(self, example: dict, name: str, left_out: Sequence[str] = (), files: Sequence[Path] = ()) -> None:
+        """Counts one example; `files` are those that it was read from, the picture first.
 
         Raises:
             DataError: its mask holds what cannot be a label; then nothing of it is counted.
@@ -122,6 +114,10 @@ class Survey:
         self.sizes[image.shape[:2]] += 1
         if image.shape[-1] == 3 and (image[..., :1] == image[..., 1:]).all():
             self.grey.append(name)
+        if files:
+            self._add_header(example, name, files)
+        labels = np.flatnonzero(counts[:IGNORE]) if counts is not None else np.unique(example.get("labels", ()))
+        self.present.append(frozenset(labels.tolist()))
         if counts is not None:
             self.pixels += counts
             self.pictures += counts > 0
@@ -136,6 +132,16 @@ class Survey:
                 words = tokenize(as_text(caption))
                 self.lengths.append(len(words))
                 self.words.update(words)
+
+    def _add_header(self, example: dict, name: str, files: Sequence[Path]) -> None:
+        (height, width), turn = example["image"].shape[:2], orientation(files[0])
+        # A mask of the size of the turned picture was drawn on that.
+        certain = "boxes" not in example and turn >= FIRST_TURNED and height != width
+        if turn != 1 and not certain and not any(orientation(file) == turn for file in files[1:]):
+            self.turned.append(name)
+        if is_deep_grey(files[0]):
+            self.deep += 1
+            self.brightest = max(self.brightest, int(example["image"].max(initial=0)))
 
     def report(self) -> SplitReport:
         valid = max(1, int(self.pixels[:IGNORE].sum()))
@@ -180,6 +186,19 @@ class Survey:
                 f"{source.name}: {len(self.grey)} of {self.readable} pictures are grey among coloured ones: "
                 f"{some(self.grey)}. They are read as three equal channels."
             )
+        if self.turned and (self.masks or self.objects.examples):
+            found.append(
+                f"{source.name}: {len(self.turned)} pictures are turned as their camera noted (EXIF): "
+                f"{some(self.turned)}. What is read for them from other files must fit the turned pictures. Look at "
+                "some of them, or save the pictures turned, without that note, and annotate these."
+            )
+        if self.deep and 0 < self.brightest <= 64:  # 14 bits; scenes may be dark.
+            bits = int(np.ceil(np.log2(self.brightest * 257 - 128)))  # Of the darkest value that becomes this one.
+            found.append(
+                f"{source.name}: the brightest of {self.deep} grey pictures of 16 bits is {self.brightest} of 255; "
+                f"they look like {bits} bits, of which few grey levels are left. Multiply their values by "
+                f"{2 ** (16 - bits)}, or save them as 8 bits."
+            )
         if self.rows_left_out:
             found.append(f"{source.name}: captions left out: {listed(self.rows_left_out)}")
         if not self.masks:
@@ -211,109 +230,9 @@ def label_counts(mask: np.ndarray, where: str) -> np.ndarray:
         raise DataError(f"{labels}, but is {mask.dtype}. Let the reader convert it: mask.astype(np.int32).")
     wrong = np.unique(mask[(mask < 0) | (mask > IGNORE)])
     if wrong.size:
-        shown = ", ".join(map(str, wrong[:_NAMED])) + (", ..." if wrong.size > _NAMED else "")
+        shown = ", ".join(map(str, wrong[:NAMED])) + (", ..." if wrong.size > NAMED else "")
         raise DataError(f"{labels}, but holds {shown}. Let the reader give these pixels a class id or 255.")
     return np.bincount(mask.ravel().astype(np.int64), minlength=IGNORE + 1)
-
-
-class ObjectSurvey:
-    """Running counts over the boxes of one source."""
-
-    def __init__(self, source: Source):
-        self.source = source
-        self.sides: dict[int, list[float]] = defaultdict(list)
-        self.pictures: Counter = Counter()
-        self.examples = 0
-        self.empty = 0
-        self.crowds = 0
-        self.left_out: list[str] = []
-        self.astray: list[str] = []
-        self.twice: list[str] = []
-
-    def add(self, example: dict, name: str, left_out: Sequence[str]) -> None:
-        boxes, labels = example["boxes"], example["labels"]
-        self.examples += 1
-        self.empty += not len(boxes)
-        self.left_out += left_out
-        self.pictures.update(np.unique(labels).tolist())
-        sides = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
-        for label, side in zip(labels.tolist(), sides.tolist(), strict=True):
-            self.sides[label].append(side)
-        marks = [example[key] for key in ("crowd", "difficult") if key in example]
-        if marks:
-            self.crowds += int(np.logical_or.reduce(marks).sum())
-        if len(np.unique(np.column_stack([labels, boxes]), axis=0)) < len(boxes):
-            self.twice.append(name)
-        if "mask_windows" in example and (_overlap(boxes, example["mask_windows"]) < 0.5).any():
-            self.astray.append(name)
-
-    def counts(self) -> dict[str, Any]:
-        """The fields of a `SplitReport` that are about objects."""
-        if not self.examples:
-            return {}
-        total = max(1, sum(map(len, self.sides.values())))
-        names = self.source.object_classes or [f"class {label}" for label in range(max(self.sides, default=-1) + 1)]
-        counts = tuple(
-            ObjectCount(
-                name=name,
-                objects=len(self.sides[label]),
-                share=len(self.sides[label]) / total,
-                pictures=self.pictures[label],
-                side=float(np.median(self.sides[label])) if self.sides[label] else 0.0,
-            )
-            for label, name in enumerate(names)
-        )
-        return {
-            "objects": counts,
-            "without_objects": self.empty,
-            "crowds": self.crowds,
-            "left_out": tuple(self.left_out),
-        }
-
-    def warnings(self) -> list[str]:
-        name, found = self.source.name, []
-        if not self.examples:
-            return found
-        if self.left_out:
-            found.append(f"{name}: objects left out: {listed(self.left_out)}")
-        if not any(self.sides.values()):
-            found.append(f"{name}: no picture has an object; there is nothing to learn.")
-        else:
-            absent = [c for label, c in enumerate(self.source.object_classes) if not self.sides[label]]
-            if absent:
-                found.append(f"{name}: no object of {some(list(map(repr, absent)))}.")
-        if self.twice:
-            found.append(
-                f"{name}: {len(self.twice)} pictures name an object twice, with the same box and class: "
-                f"{some(self.twice)}. Remove one of each."
-            )
-        if self.astray:
-            found.append(
-                f"{name}: {len(self.astray)} pictures have an object whose mask and box hardly overlap: "
-                f"{some(self.astray)}. Were rows and columns, or two annotations, mixed up?"
-            )
-        return found
-
-
-def _overlap(boxes: np.ndarray, windows: np.ndarray) -> np.ndarray:
-    """Intersection over union of each box (N, 4) with the window (N, 4) of its mask, both grown by a pixel.
-
-    Grown, because a mask is drawn in whole pixels: that of a box of half a pixel may be twice as large.
-    """
-    a, b = (x.astype(np.float64) + [-1, -1, 1, 1] for x in (boxes, windows))
-    shared = np.clip(np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]), 0, None).prod(axis=1)
-    return shared / ((a[:, 2:] - a[:, :2]).prod(axis=1) + (b[:, 2:] - b[:, :2]).prod(axis=1) - shared)
-
-
-def listed(lines: Sequence[str]) -> str:
-    """How many there are, and the first of them, one a line."""
-    rest = len(lines) - _LISTED
-    return "\n".join([str(len(lines)), *lines[:_LISTED], *([f"... and {rest} more"] if rest > 0 else [])])
-
-
-def some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
 
 
 def split_lines(split: SplitReport) -> list[str]:

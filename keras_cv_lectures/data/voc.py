@@ -15,6 +15,7 @@ from keras_cv_lectures.errors import DataError
 from keras_cv_lectures.files import read_text
 
 _LISTS = Path("ImageSets", "Segmentation")
+_LABEL_FILE = "labelmap.txt"
 
 
 def voc_segmentation_source(
@@ -30,29 +31,33 @@ def voc_segmentation_source(
         folder: the folder that holds `JPEGImages`, `SegmentationClass` and `ImageSets`, or one above it, such as the
             one where `VOCtrainval_11-May-2012.tar` was unpacked.
         split: name of a list in `ImageSets/Segmentation`: "train", "val", "trainval" or one of your own.
-        labels: label file or map of a data set in this layout with other classes; None means VOC's 21.
+        labels: label file or map of a data set in this layout with other classes; None takes `labelmap.txt` beside
+            these folders, as CVAT and Datumaro write it, and where there is none VOC's 21.
         channels: 3 for RGB, 1 for grey.
 
     Raises:
         DataError: the folders or the list are missing, or a listed picture or mask is. Damaged pictures are reported
             when they are read.
     """
+    pairing = voc_pairs(folder, split).check()
     if labels is None:
-        labels = VOC_LABELS
+        labels = pairing.labels
     elif not isinstance(labels, LabelMap):
         labels = read_label_file(labels)
-    return paired_source(voc_pairs(folder, split).check(), labels, channels=channels)
+    return paired_source(pairing, labels, channels=channels)
 
 
 def voc_pairs(folder: str | Path, split: str) -> Pairing:
     """The pairs that the list `split` names.
 
     Raises:
-        DataError: the folders or the list are missing, or the list is empty or names what lies outside of `folder`.
+        DataError: the folders or the list are missing, the list is empty or names what lies outside of `folder`, or
+            `labelmap.txt` is damaged.
     """
     root = find_voc_root(folder)
-    list_file = list_of_split(root / _LISTS, split)
-    return listed_pairs(f"voc {split}", list_file, root / "JPEGImages", root / "SegmentationClass", labels=VOC_LABELS)
+    list_file, label_file = list_of_split(root / _LISTS, split), root / _LABEL_FILE
+    labels = read_label_file(label_file) if label_file.is_file() else VOC_LABELS
+    return listed_pairs(f"voc {split}", list_file, root / "JPEGImages", root / "SegmentationClass", labels=labels)
 
 
 def list_of_split(lists: Path, split: str) -> Path:
@@ -69,18 +74,32 @@ def list_of_split(lists: Path, split: str) -> Path:
 
 
 def listed_names(list_file: Path, folder: Path) -> list[str]:
-    """The names in a list, one a line; what follows a blank is not read, and lines with # are comments.
+    """The names in a list, one a line; lines with # are comments.
+
+    What follows a blank is not read, unless the whole line is the name of a picture in `folder`.
 
     Raises:
         DataError: the list is empty, or names what lies outside of `folder`.
     """
     lines = read_text(list_file, what="the list file").splitlines()
-    names = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
+    listed: dict[Path, dict[str, Path]] = {}
+    names = [_name(line, folder, listed) for line in lines if line.strip() and not line.startswith("#")]
     if not names:
         raise DataError(f"the list file {list_file} is empty. Write one picture name per line.")
     for name in names:
         path_inside(folder, name, f"the list file {list_file}")
     return names
+
+
+def _name(line: str, folder: Path, listed: dict[Path, dict[str, Path]]) -> str:
+    whole, first = line.strip(), line.split()[0]
+    if whole != first:
+        try:
+            if with_suffix(path_inside(folder, whole, ""), listed).is_file():
+                return whole
+        except DataError:  # It is no path, so that only its beginning can be one.
+            pass
+    return first
 
 
 def listed_pairs(name: str, list_file: Path, images: Path, masks: Path, *, labels: LabelMap | None = None) -> Pairing:

@@ -23,6 +23,7 @@ from keras_cv_lectures.data.objects import (
     class_numbers,
     object_source,
     path_inside,
+    without_learnable,
 )
 from keras_cv_lectures.data.source import Source
 from keras_cv_lectures.data.voc import find_below, list_of_split, listed_names, with_suffix
@@ -148,7 +149,9 @@ def boxes_listing(
         rows.append((stem, image, xml, file))
     if split is None and complete:
         warnings = _unused_pictures(images, {image for _, image, _, _ in rows})
-    difficult = any(entry.difficult for row in rows for entry in row[3].entries)
+    marks = [entry.difficult for row in rows for entry in row[3].entries]
+    difficult = any(marks)
+    problems += without_learnable(marks, str(annotations), "<difficult> 1")
 
     def objects(index: int, size: Size) -> Objects:
         _, image, xml, file = rows[index]

@@ -42,12 +42,26 @@ def check_folder(out: Path, resume: bool) -> None:
 
 
 def check_sources(recipe: Recipe, train_source: Source, val_source: Source | None) -> None:
-    """Refuses pictures without what `recipe` learns."""
+    """Refuses pictures without what `recipe` learns, and validation data whose labels mean other classes."""
     if len(train_source) == 0:
         raise DataError(f"{train_source.name} holds no pictures; there is nothing to train on.")
     for source in (train_source, val_source):
         if source is not None:
             recipe.check_source(source)
+    if val_source is None or "captions" in recipe.keys:  # The labels of captioners are words.
+        return
+    kind = "object_classes" if "boxes" in recipe.keys else "classes"
+    learned, validated = tuple(getattr(train_source, kind)), tuple(getattr(val_source, kind))
+    if learned != validated:
+        raise DataError(
+            f"`val_source` {val_source.name} has the {kind} {_shown(validated)}, the training data "
+            f"{train_source.name} {_shown(learned)}: the same label would mean two classes. Open the validation data "
+            "with like=train_source, or give both the same labels=FILE."
+        )
+
+
+def _shown(classes: tuple[str, ...]) -> str:
+    return f"({', '.join(classes[:8])}{', ...' if len(classes) > 8 else ''}; {len(classes)})"
 
 
 def check_options(recipe: Recipe, options: TrainingOptions, augmentation: Mapping[str, Any] | None = None) -> None:

@@ -68,6 +68,29 @@ def test_names_that_belong_together(pair, image_name, mask_name):
     assert len(folder_source(pair.images, pair.masks)) == 1
 
 
+def test_files_of_two_endings_are_paired_by_their_beginnings(pair):
+    """As in DRIVE."""
+    for number in (21, 22, 23):
+        pair(f"x/{number}_training.tif", f"x/{number}_manual1.gif", number)
+    source = folder_source(pair.images, pair.masks)
+    assert [source.files(i)[1].name for i in range(3)] == [f"{number}_manual1.gif" for number in (21, 22, 23)]
+    (pair.masks / "x" / "22_manual1.gif").unlink()
+    with pytest.raises(DataError, match=r"22_training\.tif has no mask"):
+        folder_source(pair.images, pair.masks)
+    # Of one file of each kind any two would have one ending.
+    (pair.images / "x" / "21_training.tif").unlink()
+    (pair.images / "x" / "22_training.tif").unlink()
+    with pytest.raises(DataError, match=r"23_training\.tif has no mask"):
+        folder_source(pair.images, pair.masks)
+
+
+def test_beginnings_of_files_of_several_endings_say_nothing(pair):
+    for image_name, mask_name in (("a_1.png", "a_x.png"), ("b_2.png", "b_x.png")):
+        pair(image_name, mask_name)
+    with pytest.raises(DataError, match=r"a_1\.png has no mask"):
+        folder_source(pair.images, pair.masks)
+
+
 def test_one_folder_for_both(tmp_path):
     for name in ("a", "b"):
         write(tmp_path / f"{name}.png", image())

@@ -240,3 +240,24 @@ def test_masks_that_cannot_be_labels(tmp_path):
         read_mask(save(tmp_path / "f.tif", GREY.astype(np.float32) / 7))
     with pytest.raises(DataError, match=r"c\.tif is of kind CMYK"):
         read_mask(save(tmp_path / "c.tif", RGB, mode="CMYK"))
+
+
+@pytest.mark.parametrize("values", [(0, 255), (0, 128, 255), (128, 255), (5,), (0, 1, 2)], ids=str)
+def test_grey_values_of_a_gif_are_those_of_the_mask_not_their_numbers_in_the_file(tmp_path, values):
+    """Pillow, like other programs, writes the values that occur in a file as colours 0, 1 and so on of a palette."""
+    mask = np.resize(np.uint8(values), (4, 6))
+    Image.fromarray(mask).save(tmp_path / "a.gif")
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.gif"), mask)
+
+
+def test_coloured_palettes_of_a_gif_are_numbers(tmp_path):
+    mask = np.resize(np.uint8([0, 1, 2]), (4, 6))
+    picture = Image.fromarray(mask).convert("P")
+    picture.putpalette([0, 0, 0, 128, 0, 0, 128, 128, 128])
+    picture.save(tmp_path / "a.gif", optimize=False)
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.gif"), mask)
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.gif", colors=True)[0, 1], [128, 0, 0])
+    # So are grey ones of a PNG.
+    picture.putpalette([0, 0, 0, 128, 128, 128, 255, 255, 255])
+    picture.save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), mask)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_cv_lectures.data import VOC_CLASSES, default_colors, doctor, read_mask, voc_segmentation_source
+from keras_cv_lectures.data import VOC_CLASSES, default_colors, doctor, open_source, read_mask, voc_segmentation_source
 from keras_cv_lectures.errors import DataError
 
 
@@ -61,6 +61,32 @@ def test_colour_coded_masks_and_own_classes(tmp_path):
     source = voc_segmentation_source(tmp_path, "val", labels=tmp_path / "labels.txt")
     assert source.classes == ("person", "plane")
     np.testing.assert_array_equal(source[0]["mask"], [[1, 0] * 4] * 5 + [[255] * 8])
+
+
+def test_names_with_blanks(tmp_path):
+    """What follows a blank is a mark of the list, unless the name has the blank itself."""
+    make_voc(tmp_path, names=("a b", "c"))
+    (tmp_path / "ImageSets/Segmentation/train.txt").write_text("a b\nc  -1\n")
+    assert voc_segmentation_source(tmp_path).ids == ("a b", "c")
+    (tmp_path / "ImageSets/Segmentation/train.txt").write_text("c ../../d\n")
+    assert voc_segmentation_source(tmp_path).ids == ("c",)
+
+
+def test_label_map_of_cvat_beside_the_folders(tmp_path):
+    """Its colours count, not the indices of a palette; `make_voc` writes the colours of 0, 15 and 255, or 1 and 15."""
+    make_voc(tmp_path)
+    (tmp_path / "labelmap.txt").write_text(
+        "# label:color_rgb:parts:actions\nbackground:0,0,0::\nred car:128,0,0:wheel,door:drives\n"
+        "person:192,128,128::\nignored:224,224,192::\n"
+    )
+    for source in (voc_segmentation_source(tmp_path, "val"), open_source(f"voc:{tmp_path}", "val")):
+        assert source.classes == ("background", "red car", "person")
+        np.testing.assert_array_equal(source[0]["mask"], [[1, 2] * 4] * 5 + [[255] * 8])
+    (tmp_path / "labels.txt").write_text("0 sky\n1 plane\n15 person\n")
+    assert open_source(f"voc:{tmp_path},labels={tmp_path}/labels.txt").classes == ("sky", "plane", "person")
+    (tmp_path / "labelmap.txt").write_text("background:0,0,0::\ncar:\n")
+    with pytest.raises(DataError, match=r"labelmap\.txt, line 2: 'car:' is not .*NAME:RED,GREEN,BLUE::"):
+        voc_segmentation_source(tmp_path)
 
 
 def test_missing_parts_are_named(tmp_path):

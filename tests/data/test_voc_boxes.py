@@ -100,6 +100,13 @@ def test_difficult_objects_are_marked_and_not_trained_on(voc):
     np.testing.assert_array_equal(targets["boxes"][1, 0], [2, 2, 4, 4])
 
 
+def test_difficult_objects_alone_are_refused(voc):
+    for name in ("a1", "a2", "a10"):
+        voc(name, xml(("cat", (1, 1, 3, 3), 1)))
+    with pytest.raises(DataError, match=r"Annotations: all 3 objects have <difficult> 1, and such objects are not"):
+        voc_boxes_source(voc.root)
+
+
 def test_what_lies_inside_a_difficult_object_is_wrong(voc):
     """As VOCevaldet.m of the challenge says: below IoU 0.5 with the object it overlaps most it is a false alarm."""
     voc("a2", xml(("cat", (0, 0, 8, 6), 1)))

@@ -10,10 +10,16 @@ import pytest
 from PIL import Image
 
 from keras_cv_lectures.data import open_source, shapes_source
-from keras_cv_lectures.errors import KcvlWarning, ModelError
+from keras_cv_lectures.errors import DataError, KcvlWarning, ModelError
 from keras_cv_lectures.systems import SYSTEMS
 from keras_cv_lectures.training import train, train_staged
-from keras_cv_lectures.training.checks import check_folder, check_network, check_options, warn_of_shared_pictures
+from keras_cv_lectures.training.checks import (
+    check_folder,
+    check_network,
+    check_options,
+    check_sources,
+    warn_of_shared_pictures,
+)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +59,20 @@ def test_the_augmentation_of_train_is_checked_before_anything_is_written(tmp_pat
     with pytest.raises(ValueError, match=r"`include_preprocessing` must be true.*Received: .*=False"):
         train(SYSTEMS["unet"], shapes_source(2), out=tmp_path / "run", config={"include_preprocessing": False})
     assert not (tmp_path / "run").exists()
+
+
+def test_validation_data_whose_labels_mean_other_classes_are_refused():
+    source = shapes_source(2)
+    objects = source.object_classes[::-1]
+    turned = dataclasses.replace(source, name="turned", classes=(source.classes[0], *objects), object_classes=objects)
+    for system, kind in (("unet", "classes"), ("faster_rcnn", "object_classes")):
+        check_sources(SYSTEMS[system], source, source)
+        with pytest.raises(DataError, match=rf"`val_source` turned has the {kind} \(.*like=train_source"):
+            check_sources(SYSTEMS[system], source, turned)
+    # Of a detector only the classes of objects matter, of a captioner none.
+    without = dataclasses.replace(source, classes=source.object_classes, colors=source.object_colors)
+    check_sources(SYSTEMS["faster_rcnn"], source, without)
+    check_sources(SYSTEMS["show_and_tell"], source, turned)
 
 
 def test_networks_that_normalise_are_trained():

@@ -94,7 +94,7 @@ def build_card(
     else:
         output, border = "class_map" if "class_map" in outputs else min(outputs), None
         answer = outputs[output].shape[1:3]
-        if _misses_border(model, (height, width), answer):
+        if not metadata.tiled and _misses_border(model, (height, width), answer):
             seen, border = _mirrored((height, width), answer, metadata.input_size)
         program = _program(result.path.name, (*seen, channels), output, border, tflite=tflite, middle=metadata.tiled)
         task = {}
@@ -287,6 +287,8 @@ def card_markdown(card: dict[str, Any]) -> str:
     if card.get("metrics_data"):
         rows["measured on"] = card["metrics_data"]
     difference, agreement = _WORDS.get(card.get("task"), _WORDS[None])
+    if not card.get("task") and "class_map" not in card["outputs"]:
+        agreement = "whole numbers equal to the model's"
     if card["max_difference"] is not None:
         rows[f"largest difference to {difference}"] = f"{card['max_difference']:.2e}"
     if card.get("tiled"):

@@ -158,7 +158,9 @@ def run_program(
         f"outputs = run(image={array if tflite else f'tf.constant({array})'})",
         "found = {name: np.asarray(value)[0] for name, value in outputs.items()}",
         "drawn = ImageDraw.Draw(picture)",
-        'for i in range(int(found["count"])):',
+        'for i in range(int(found["count"])):'
+        if "count" in outputs
+        else 'for i in np.flatnonzero(found["labels"] >= 0):',
         f"    x1, y1, x2, y2 = ({boxes}).tolist()",
         '    name = names[found["labels"][i]]' if labels else '    name = found["labels"][i]',
         """    print(f"{name} {found['scores'][i]:.3f} at {x1:.1f}, {y1:.1f}, {x2:.1f}, {y2:.1f}")""",

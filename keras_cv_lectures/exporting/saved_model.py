@@ -17,9 +17,23 @@ from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.exporting.captioner import captioner_in_float32, check_vocabulary
 from keras_cv_lectures.exporting.card import build_card, plain_metrics, write_card
 from keras_cv_lectures.exporting.detector_files import labels_text, program_file, with_labels
-from keras_cv_lectures.exporting.given import MARKDOWN_FILE, model_to_export, refuse_other_content, warn_of_raw_input
+from keras_cv_lectures.exporting.given import (
+    MARKDOWN_FILE,
+    model_to_export,
+    refuse_other_content,
+    warn_of_raw_input,
+    with_windows,
+)
 from keras_cv_lectures.exporting.graphs import save_graphs
-from keras_cv_lectures.exporting.result import ExportResult, compare, facts, folder_size, is_captioner, is_detector
+from keras_cv_lectures.exporting.result import (
+    ExportResult,
+    compare,
+    facts,
+    folder_size,
+    is_captioner,
+    is_detector,
+    output_names,
+)
 from keras_cv_lectures.exporting.rewrite import folded, in_float32
 from keras_cv_lectures.files import atomic_path, write_text
 from keras_cv_lectures.geometry.receptive import accepts_size, fit_size, receptive_field
@@ -68,7 +82,7 @@ def export_saved_model(
     """
     path, metrics = Path(path), plain_metrics(metrics)
     refuse_other_content(path)
-    model, metadata = model_to_export(model, metadata)
+    model, metadata, of_run = model_to_export(model, metadata)
     warn_of_raw_input(model)
     if isinstance(model, Captioner):
         check_vocabulary(model, metadata)
@@ -76,6 +90,7 @@ def export_saved_model(
     else:
         model = in_float32(model)
     shape = picture_shape(model, input_shape)
+    metadata = with_windows(metadata, model, shape[:2]) if of_run else metadata
     with writing(path) as target:
         write_serving_graph(model, target, (None, *shape), constant_weights=constant_weights)
         sample = random_picture(shape, sample_size(model, shape))
@@ -164,8 +179,7 @@ def sample_size(
     """
     size = tuple(s or d for s, d in zip(shape[:2], default, strict=True))
     graph = isinstance(model, keras.Function | keras.Sequential)
-    outputs = getattr(model, "output", None)  # A Sequential has none before it is called.
-    if None not in shape[:2] or not graph or (isinstance(outputs, dict) and is_detector(outputs)):
+    if None not in shape[:2] or not graph or is_detector(output_names(model)):
         return size
     if accepts_size(model, size):
         return size

@@ -7,9 +7,8 @@ import itertools
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -27,11 +26,11 @@ from keras_cv_lectures.exporting.captioner import (
 )
 from keras_cv_lectures.exporting.card import build_card, plain_metrics, write_card
 from keras_cv_lectures.exporting.detector_files import labels_text, program_file, with_labels
-from keras_cv_lectures.exporting.given import model_to_export, warn_of_raw_input
+from keras_cv_lectures.exporting.given import model_to_export, warn_of_raw_input, with_windows
 from keras_cv_lectures.exporting.join import in_sequence
 from keras_cv_lectures.exporting.quantize import quantize, quantize_networks, values_in_eight_bits
 from keras_cv_lectures.exporting.ranges import with_measured_ranges
-from keras_cv_lectures.exporting.result import ExportResult, compare, facts, is_captioner, is_detector
+from keras_cv_lectures.exporting.result import ExportResult, compare, facts, is_captioner, is_detector, output_names
 from keras_cv_lectures.exporting.rewrite import for_export, in_float32
 from keras_cv_lectures.exporting.saved_model import (
     picture_shape,
@@ -117,7 +116,7 @@ def export_tflite(
             f"input_shape={tuple(input_shape)}. Drop one of them."
         )
     metrics = plain_metrics(metrics)
-    model, metadata = model_to_export(model, metadata)
+    model, metadata, of_run = model_to_export(model, metadata)
     warn_of_raw_input(model)
     captioner = isinstance(model, Captioner)
     if captioner:
@@ -129,12 +128,14 @@ def export_tflite(
             f"`input_shape` is needed because {model.name} takes pictures of any size. Pass input_shape=(height, "
             "width), or dynamic=True to leave height and width open."
         )
-    if dynamic and (captioner or (isinstance(model, keras.Function) and is_detector(_names(model.output)))):
+    if dynamic and (captioner or is_detector(output_names(model))):
         kind = "captioner" if captioner else "detector"
         raise ModelError(
             f"{model.name} is a {kind}, and the `.tflite` file of a {kind} takes one size. Pass "
             "input_shape=(height, width) instead of dynamic=True; pictures of other shapes are scaled to fit into it."
         )
+    if of_run:
+        metadata = with_windows(metadata, model, (None, None) if dynamic else shape[:2])
     examples = _examples(representative, shape, precision)
     samples = examples[:_COMPARED] or [random_picture(shape, sample_size(reference, shape))]
     if dynamic:
@@ -170,10 +171,6 @@ def export_tflite(
             if metadata.classes:
                 write_text(files.enter_context(writing(labels_file(path))), labels_text(metadata.classes))
     return result
-
-
-def _names(outputs: Any) -> Iterable[str]:
-    return outputs if isinstance(outputs, Mapping) else ()
 
 
 def _convert(

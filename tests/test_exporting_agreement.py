@@ -1,5 +1,6 @@
 """What an export agrees on with its model: floats, labels that are no tie, whole numbers, and detections."""
 
+import contextlib
 import json
 import re
 import runpy
@@ -11,10 +12,11 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
-from keras_cv_lectures.errors import ModelError
+from keras_cv_lectures.errors import KcvlWarning, ModelError
 from keras_cv_lectures.exporting import export_saved_model, export_tflite, tflite
 from keras_cv_lectures.exporting.agreement import compare_detections
-from keras_cv_lectures.exporting.result import Comparison, _compare_arrays, compare, facts
+from keras_cv_lectures.exporting.result import Comparison, _compare_arrays, compare, facts, warn_of_loss
+from keras_cv_lectures.metadata import Metadata
 from keras_cv_lectures.predicting import predict
 from keras_cv_lectures.runners import load_runner
 
@@ -92,6 +94,43 @@ def test_a_file_of_labels_alone_that_disagrees_is_refused(tmp_path, monkeypatch)
     assert not list(tmp_path.glob("n*"))
 
 
+# Files of less than 32 bits ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("precision", "facts", "message"),
+    [
+        ("float16", {"max_difference": 0.5, "scale": 50.0, "label_agreement": 1.0}, None),
+        ("float16", {"max_difference": 0.6, "scale": 50.0, "label_agreement": 1.0}, "differs .* by 0.6, .* up to 50,"),
+        ("float16", {"max_difference": np.nan, "scale": 50.0}, "by nan.*infinite. Choose float32, or measure"),
+        ("float16", {"label_agreement": 0.79}, r"agrees with its model on 79\.0 % of the labels"),
+        ("int8", {"max_difference": 40.0, "scale": 50.0, "label_agreement": 0.8}, None),
+        ("int8", {"max_difference": 0.0, "scale": 50.0, "label_agreement": 0.79}, "Choose float32 or float16"),
+        ("int8", {"max_difference": 13.0, "scale": 50.0}, "differs from its model by 13"),
+        ("float32", {"max_difference": 13.0, "scale": 50.0}, None),
+        ("int8", {}, None),
+    ],
+)
+def test_what_fewer_bits_lose_is_told(precision, facts, message):
+    with contextlib.ExitStack() as stack:
+        if message:
+            stack.enter_context(pytest.warns(KcvlWarning, match=rf"m.tflite in {precision} .*{message}"))
+        warn_of_loss(Comparison(**facts), "m.tflite", precision, "eight pictures")
+
+
+def test_weights_that_float16_lacks_are_told(tmp_path):
+    image = keras.Input((4, 4, 1))
+    layer = keras.layers.Conv2D(1, 1, kernel_initializer=keras.initializers.Constant(1e5), name="depth")
+    model = keras.Model(image, layer(image))
+    with pytest.warns(KcvlWarning, match=r"m\.tflite in float16 differs.*on the first 2 pictures of `representative`:"):
+        export_tflite(
+            model, tmp_path / "m.tflite", precision="float16", representative=np.full((2, 4, 4, 1), 9, np.uint8)
+        )
+    assert "| compared with the model on | the first 2 pictures of `representative` |" in (
+        (tmp_path / "m.md").read_text()
+    )
+
+
 # Detectors of one's own ----------------------------------------------------------------------------------------------
 
 
@@ -151,6 +190,23 @@ def test_a_detector_without_a_count_is_exported_as_predict_takes_it(name, pictur
     assert [row[0] for row in found] == [0, 1]
     np.testing.assert_allclose([row[1] for row in found], expected.scores, atol=1e-3)
     np.testing.assert_allclose([row[2:] for row in found], expected.boxes, atol=0.1)
+
+
+def test_an_export_takes_away_the_words_of_the_one_before(tmp_path):
+    places = {"m_run.py", "m.txt", "n.txt"}
+    (tmp_path / "n.txt").write_text("mine")
+    export_tflite(own_detector(), tmp_path / "m.tflite", metadata=Metadata(classes=("a", "b")), verify=False)
+    assert places <= {path.name for path in tmp_path.iterdir()}
+    export_tflite(own_detector(), tmp_path / "m.tflite", verify=False)
+    assert not (tmp_path / "m.txt").exists()
+    assert '"m.txt"' not in (tmp_path / "m_run.py").read_text()
+    # Of this one no card says that it belongs to the file.
+    (tmp_path / "m.txt").write_text("mine")
+    export_tflite(own_detector(("boxes", "scores")), tmp_path / "m.tflite", verify=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.json", "m.md", "m.tflite", "m.txt", "n.txt"]
+    for content in ("damaged", "[]", "{}"):
+        (tmp_path / "m.json").write_text(content)
+        assert tflite._beside_older(tmp_path / "m.tflite") == set()
 
 
 def test_heads_that_are_no_detections_are_compared_as_arrays(tmp_path):

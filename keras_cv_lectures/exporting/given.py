@@ -12,7 +12,7 @@ import keras
 
 from keras_cv_lectures.errors import KcvlWarning, ModelError
 from keras_cv_lectures.exporting.detector_files import PROGRAM_FILE
-from keras_cv_lectures.exporting.result import is_captioner, is_detector, output_names
+from keras_cv_lectures.exporting.result import is_captioner, is_detector, output_shapes
 from keras_cv_lectures.geometry.receptive import receptive_field, window_margin
 from keras_cv_lectures.layers.preprocessing import is_without_normalization
 from keras_cv_lectures.metadata import CARD_FILE, LABELS_FILE, Metadata, read_metadata, read_run
@@ -67,7 +67,7 @@ def with_windows(metadata: Metadata, model: keras.Model, size: tuple[int | None,
     Args:
         size: (height, width) of the file's input; None where it is open.
     """
-    names = output_names(model)
+    names = output_shapes(model)
     if is_detector(names) or is_captioner(names):
         return metadata
     return dataclasses.replace(metadata, **window_facts(model, size, metadata.input_size is None))

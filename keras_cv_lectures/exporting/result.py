@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_cv_lectures.errors import ModelError
+from keras_cv_lectures.errors import KcvlWarning, ModelError
 from keras_cv_lectures.exporting.agreement import DetectionComparison, Outputs, compare_detections
 from keras_cv_lectures.exporting.caption_agreement import CaptionComparison, compare_captions
 from keras_cv_lectures.runners import Runner, load_runner
@@ -20,6 +21,10 @@ from keras_cv_lectures.runners import Runner, load_runner
 TOLERANCE = 1e-4
 # Share of labels without logits that a float32 export may change: two classes may be as good as each other.
 TIES = 1e-3
+# Share of labels, and of the largest output the difference, from which on a file of less than 32 bits is warned of. The
+# package's own networks keep 0.85 of their labels and more.
+LABELS_KEPT = 0.8
+OUTPUT_KEPT = {"float16": 0.01, "int8": 0.25}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +39,9 @@ class ExportResult:
         max_difference: largest absolute difference of a float output to the model's, of a detector's scores, of a
             captioner's log probabilities and attention; None where not compared, or where there is no float output.
         label_agreement: share of pixels with the model's label, 0..1, or of other whole and boolean outputs that are
-            equal, of detections that the model has, too, or of a captioner's tokens; None without any of these.
+            equal, of detections that the model has, too, or of a captioner's tokens; None without any of these. It is
+            measured on the first pictures of `representative`, of an int8 file some of those that it was calibrated
+            with, or on a generated picture: `compared_on` of the card says which.
         card_path: the model card (JSON).
         agreement: of a detector the numbers of `DetectionComparison`, of a captioner those of `CaptionComparison`;
             None for others and where not compared.
@@ -153,10 +160,20 @@ def facts(comparison: AnyComparison | None) -> dict[str, Any]:
     }
 
 
-def output_names(model: keras.Model) -> list[str]:
-    """Names of what a functional model gives as a dict; none of any other."""
-    outputs = getattr(model, "output", None) if isinstance(model, keras.Function) else None
-    return list(outputs) if isinstance(outputs, Mapping) else []
+def output_shapes(model: keras.Model) -> dict[str, tuple[int | None, ...]]:
+    """Shapes of what a graph of layers gives, as a dict or as one tensor, by name; none of any other model."""
+    if isinstance(model, keras.Sequential):  # It names no outputs, and has none without an input.
+        outputs = (
+            dict(zip([model.layers[-1].name], getattr(model, "outputs", ()), strict=False)) if model.layers else {}
+        )
+    elif isinstance(model, keras.Function):
+        outputs = model.output
+        outputs = {model.output_names[0]: outputs} if isinstance(outputs, keras.KerasTensor) else outputs
+    else:
+        outputs = {}
+    if not isinstance(outputs, Mapping):
+        return {}
+    return {name: tuple(getattr(output, "shape", ())) for name, output in outputs.items()}
 
 
 def is_detector(outputs: Iterable[str]) -> bool:
@@ -167,6 +184,36 @@ def is_detector(outputs: Iterable[str]) -> bool:
 def is_captioner(outputs: Iterable[str]) -> bool:
     """Whether outputs of these names are sentences."""
     return {"tokens", "length", "log_probability"} <= set(outputs)
+
+
+def warn_of_loss(comparison: AnyComparison | None, path: Path, precision: str, pictures: str) -> None:
+    """Warns where a file of less than 32 bits lost what nobody would want to lose.
+
+    In float16 that is 1 % of the largest output, in either precision one label, detection or word of five; of an int8
+    file without any of these, a quarter of the largest output.
+
+    Args:
+        pictures: what was compared, for the message.
+    """
+    if comparison is None or precision == "float32":
+        return
+    labels, difference, lost = comparison.label_agreement, comparison.max_difference, None
+    # Scores and logits of 8 bits are not held against a file whose labels are right.
+    floats = isinstance(comparison, Comparison) and (precision == "float16" or labels is None)
+    if labels is not None and labels < LABELS_KEPT:
+        lost = f"agrees with its model on {100 * labels:.1f} % of the labels, detections or words"
+    # Written so that a NaN fails.
+    elif floats and difference is not None and not difference <= OUTPUT_KEPT[precision] * comparison.scale:
+        lost = f"differs from its model by {difference:.3g}, where that gives up to {comparison.scale:.3g}"
+    if lost:
+        or_else = " or float16" if precision == "int8" else ""
+        reason = "weights beyond 65504 become infinite" if precision == "float16" else "some values span too much"
+        warnings.warn(
+            f"{path} in {precision} {lost}, on {pictures}: {reason}. Choose float32{or_else}, or measure the file on "
+            "labelled pictures before it is used.",
+            KcvlWarning,
+            stacklevel=3,
+        )
 
 
 def folder_size(path: Path) -> int:

@@ -89,7 +89,7 @@ def _copy(
             # Not through its configuration, which holds no more than the function's code.
             how = {"output_shape": layer._output_shape, "mask": layer.mask, "arguments": layer.arguments}
             dtype = "float32" if _is_low_precision(layer) else layer.dtype_policy
-            return keras.layers.Lambda(layer.function, **how, dtype=dtype, name=layer.name)
+            return type(layer)(layer.function, **how, dtype=dtype, name=layer.name)
         config = layer.get_config()
         if not isinstance(layer, keras.layers.Layer):  # an operation of `keras.ops`
             return layer.__class__.from_config(config)

@@ -13,7 +13,7 @@ import tensorflow as tf
 from command_line import call
 
 from keras_cv_lectures.errors import ModelError
-from keras_cv_lectures.exporting import export_saved_model, export_tflite
+from keras_cv_lectures.exporting import card, export_saved_model, export_tflite
 from keras_cv_lectures.exporting.caption_agreement import compare_captions
 from keras_cv_lectures.exporting.captioner import captioner_in_float32
 from keras_cv_lectures.exporting.captioner_files import caption_program
@@ -181,6 +181,11 @@ def test_what_lies_beside_the_file(captioner, exported):
     assert "word7" not in text
     assert exported.label_agreement == 1
     assert exported.max_difference < 1e-5
+
+
+def test_the_cost_is_that_of_a_sentence(captioner, exported, monkeypatch):
+    monkeypatch.setattr(card, "gflops", lambda model, size, loop_steps: 0.5 + loop_steps)
+    assert card.build_card(captioner, exported, (1, *SIZE, 3), METADATA)["gflops"] == 7.5
 
 
 def test_weights_are_stored_once_and_annotations_projected_once(captioner, exported):

@@ -17,7 +17,7 @@ from keras_cv_lectures.detection.coco import COCO_IDS
 from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.exporting import export_saved_model, export_tflite
 from keras_cv_lectures.exporting.agreement import compare_detections
-from keras_cv_lectures.exporting.detector_files import detector_facts, run_program, with_labels
+from keras_cv_lectures.exporting.detector_files import check_labels, detector_facts, run_program, with_labels
 from keras_cv_lectures.exporting.quantize import Operator, in_eight_bits, main_operators
 from keras_cv_lectures.layers import Detections, FitPicture
 from keras_cv_lectures.metadata import Metadata
@@ -262,6 +262,17 @@ def test_coco_names_are_known():
     assert with_labels(Metadata(classes=("x",)), model).classes == ("x",)
     assert with_labels(Metadata(), tiny_detector()).classes == ()
     assert detector_facts(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])) == {"task": "detection"}
+
+
+@pytest.mark.parametrize("names", [("one",), ("background", "one", "two")])
+@pytest.mark.parametrize("export", [export_tflite, export_saved_model])
+def test_names_of_other_numbers_are_refused(detector, tmp_path, export, names):
+    message = rf"tiny tells 2 classes apart, `metadata.classes` has {len(names)}.*without one for the background"
+    with pytest.raises(ModelError, match=message):
+        export(detector, tmp_path / "m.tflite", metadata=Metadata(classes=names))
+    with pytest.raises(ModelError, match=r"tells 80 classes apart, `metadata\.classes`"):
+        check_labels(Metadata(classes=names), tiny_detector(classes=COCO_IDS))
+    assert not list(tmp_path.iterdir())
 
 
 def _run(folder, program):

@@ -1,5 +1,6 @@
 """What an exporter is given: models by path, places that hold something else, networks without normalisation, disks."""
 
+import dataclasses
 import json
 
 import keras
@@ -11,7 +12,7 @@ from PIL import Image
 from keras_cv_lectures.data.images import read_image
 from keras_cv_lectures.errors import KcvlWarning, ModelError
 from keras_cv_lectures.exporting import export_saved_model, export_tflite, saved_model
-from keras_cv_lectures.exporting.detector_files import picture_read
+from keras_cv_lectures.exporting.detector_files import check_labels, picture_read
 from keras_cv_lectures.exporting.given import model_to_export, refuse_other_content
 from keras_cv_lectures.layers import ResizeLike
 from keras_cv_lectures.layers.preprocessing import is_without_normalization
@@ -92,7 +93,7 @@ def test_an_older_saved_model_is_replaced(run, tmp_path):
 def test_a_path_brings_the_model_and_what_stands_beside_it(run, tmp_path, name):
     export = export_tflite if name.endswith("tflite") else export_saved_model
     export(run, tmp_path / name, verify=False)
-    assert read_metadata(tmp_path / name) == FACTS
+    assert read_metadata(tmp_path / name) == dataclasses.replace(FACTS, tile_margin=(0, 0), tile_stride=1)
     picture = np.random.default_rng(0).integers(0, 256, (4, 6, 1), np.uint8)
     np.testing.assert_array_equal(predict(tmp_path / name, picture).class_map, picture[..., 0] > 100)
     with pytest.raises(ModelError, match="is an export already"):
@@ -130,6 +131,69 @@ def test_an_export_without_normalisation_says_what_the_file_takes(tmp_path, name
         export(model, tmp_path / name, input_shape=(16,))
     with pytest.raises(ValueError, match=r"Undo its normalisation; .*include_preprocessing=False takes it as model"):
         predict(model, np.full((16, 16, 3), -0.5, np.float32))
+
+
+@pytest.mark.parametrize("export", [export_tflite, export_saved_model])
+def test_names_and_colours_of_other_numbers_are_refused(export, tmp_path):
+    for facts in (Metadata(classes=("a", "b", "c")), Metadata(classes=("a", "b"), colors=((0, 0, 0),))):
+        name, count = ("colors", 1) if facts.colors else ("classes", 3)
+        with pytest.raises(
+            ModelError, match=rf"tells 2 classes apart, `metadata.{name}` has {count}\. Pass 2 in label"
+        ):
+            export(brightness(), tmp_path / "m.tflite", metadata=facts)
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_channel_tells_two_classes_apart():
+    image = keras.Input((4, 6, 1))
+    for model, count in (
+        (keras.Model(image, keras.layers.Conv2D(1, 1, name="logits")(image)), 2),
+        (keras.Sequential([keras.Input((4, 6, 1)), keras.layers.Conv2D(5, 1, name="logits")]), 5),
+        (keras.Model(image, {"logits": image, "other": keras.layers.Conv2D(5, 1)(image)}), 2),
+        (keras.Model(image, keras.layers.Conv2D(5, 1, name="depth")(image)), None),
+    ):
+        for given in (0, 1, 2, 5):
+            metadata = Metadata(classes=tuple("abcde"[:given]))
+            if count in (None, given) or not given:
+                check_labels(metadata, model)
+            else:
+                with pytest.raises(ModelError, match=rf"tells {count} classes apart, .* has {given}\."):
+                    check_labels(metadata, model)
+
+
+def test_one_size_is_not_opened(tmp_path, monkeypatch):
+    with pytest.raises(ModelError, match=r"takes pictures of 4x6 pixels, which `dynamic=True` cannot open.*None, 1\)"):
+        export_tflite(brightness(), tmp_path / "m.tflite", dynamic=True)
+    image = keras.Input((None, 6, 1))
+    with pytest.raises(ModelError, match="takes pictures of anyx6 pixels, which"):
+        export_tflite(keras.Model(image, image), tmp_path / "m.tflite", dynamic=True)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "item", [(np.zeros((2, 4, 6, 1), np.uint8), np.zeros((2, 4, 6), np.uint8)), {"image": 0, "mask": 0}]
+)
+def test_pictures_alone_are_representative(item, tmp_path):
+    message = rf"pictures alone\. Received: a {type(item).__name__} of 2\. Leave out the targets"
+    with pytest.raises(ModelError, match=message):
+        export_tflite(brightness(), tmp_path / "m.tflite", representative=[item])
+
+
+@pytest.mark.parametrize("name", ["m.tflite", "m"])
+def test_the_card_leaves_open_what_is_open(name, tmp_path):
+    """Of whatever the network gives, here in half the size, of one size, and without any."""
+    image = keras.Input((None, None, 1))
+    outputs = {
+        "half": keras.layers.AveragePooling2D(2)(image),
+        "small": keras.layers.Resizing(3, 4)(image),
+        "mean": keras.layers.GlobalAveragePooling2D()(image),
+    }
+    options = {"dynamic": True} if name == "m.tflite" else {}
+    export = export_tflite if options else export_saved_model
+    result = export(keras.Model(image, outputs), tmp_path / name, **options)
+    shapes = {key: value["shape"] for key, value in json.loads(result.card_path.read_text())["outputs"].items()}
+    assert [shapes[key][1:] for key in ("half", "small", "mean")] == [[None, None, 1], [3, 4, 1], [1]]
+    assert {shape[0] for shape in shapes.values()} == {1}
 
 
 # Disks and memory ----------------------------------------------------------------------------------------------------

@@ -18,7 +18,8 @@ from kcvl import commands
 from keras_cv_lectures.data import open_source
 from keras_cv_lectures.errors import DataError
 from keras_cv_lectures.evaluating import evaluate_segmentation
-from keras_cv_lectures.exporting import card
+from keras_cv_lectures.exporting import card, export_saved_model, export_tflite
+from keras_cv_lectures.exporting.given import window_facts
 from keras_cv_lectures.geometry.tiles import cut_window
 from keras_cv_lectures.layers import UpsampleTwice
 from keras_cv_lectures.metadata import Metadata, read_metadata
@@ -97,6 +98,19 @@ def test_a_file_of_a_run_trained_on_crops_sees_larger_pictures_at_their_own_reso
     assert (metadata.tile_margin, metadata.tile_stride) == ((4, 4), 2)
 
 
+def test_the_exporters_see_the_pictures_of_a_run_as_the_command_does(cropped, sized, tmp_path):
+    run, files = cropped
+    picture = _picture((42, 50))
+    for kind, export, name in (("tflite", export_tflite, "m.tflite"), ("saved_model", export_saved_model, "m")):
+        export(run, tmp_path / name, input_shape=WINDOW, verify=False)
+        assert read_metadata(tmp_path / name) == read_metadata(files[kind])
+        expected = predict(files[kind], picture).probabilities
+        np.testing.assert_allclose(predict(tmp_path / name, picture).probabilities, expected, atol=1e-5)
+    # What was trained at one size sees pictures resized.
+    export_tflite(sized[0], tmp_path / "n.tflite", dynamic=True, verify=False)
+    assert read_metadata(tmp_path / "n.tflite") == read_metadata(sized[1])
+
+
 def test_such_a_file_sees_a_picture_of_its_own_size_whole(cropped):
     run, files = cropped
     picture = _picture(WINDOW)
@@ -138,9 +152,9 @@ def test_int8_is_calibrated_on_windows(cropped, monkeypatch):
 
 def test_without_a_bound_a_quarter_of_the_window_is_left_out():
     model, picture = _network(global_view=True), _picture((42, 50))
-    facts = exports._tiles(model, WINDOW, True)
+    facts = window_facts(model, WINDOW, True)
     assert facts == {"tiled": True, "tile_margin": (4, 6), "tile_stride": 2}
-    assert exports._tiles(model, WINDOW, False) == {}
+    assert window_facts(model, WINDOW, False) == {}
     # What the exporter would write, without a file.
     file = Runner(
         kind="tflite",
@@ -299,6 +313,23 @@ def test_the_program_of_the_card_sees_the_middle_window_of_any_picture(tmp_path,
     exec(compile(program, "program", "exec"), {})
     middle = tuple((have - want) // 2 for have, want in zip(size, WINDOW, strict=True))
     np.testing.assert_array_equal(seen[0], cut_window(picture, middle, WINDOW)[None])
+
+
+def test_the_program_of_a_valid_network_sees_what_is_around_the_middle(tmp_path, monkeypatch):
+    """Windows of 21x27 that answer for 15x21: the picture itself is around the middle, not its mirror image."""
+    keras.utils.set_random_seed(2)
+    x = keras.Input((None, None, 3))
+    y = layers.Conv2D(6, 7, activation="tanh", kernel_initializer="random_normal")(layers.Rescaling(1 / 64, -2.0)(x))
+    run = _run(tmp_path / "run", keras.Model(x, layers.Conv2D(7, 1, name="logits")(y)))
+    export_saved_model(run, tmp_path / "m", input_shape=(21, 27), verify=False)
+    picture = _picture((40, 52))
+    Image.fromarray(picture).save(tmp_path / "PICTURE.jpg", format="PNG")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(json.loads((tmp_path / "m" / "model_card.json").read_text())["program"], "program", "exec"), {})
+    # The middle window begins at (9, 12), its answer 3 pixels behind that.
+    expected = predict(run, picture).class_map[12:27, 15:36]
+    assert len(np.unique(expected)) > 1
+    np.testing.assert_array_equal(np.load("OUTPUT.npy"), expected)
 
 
 def _picture(size, seed=0):

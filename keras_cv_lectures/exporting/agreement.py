@@ -107,7 +107,7 @@ def compare_detections(pairs: Iterable[tuple[Outputs, Outputs]], *, score: float
             it, all must.
     """
     pictures = [
-        (_picture(expected, i), _picture(found, i)) for expected, found in pairs for i in range(len(expected["count"]))
+        (_picture(expected, i), _picture(found, i)) for expected, found in pairs for i in range(len(expected["scores"]))
     ]
     if not any((one["scores"] > score).any() for pair in pictures for one in pair):
         score = -np.inf
@@ -150,9 +150,13 @@ def compare_detections(pairs: Iterable[tuple[Outputs, Outputs]], *, score: float
 
 def _picture(outputs: Outputs, index: int) -> Outputs:
     """The detections of one picture, without padding; `full` says that there may have been more."""
-    count = int(outputs["count"][index])
-    found = {name: value[index][:count] for name, value in outputs.items() if name != "count"}
-    return {**found, "full": np.asarray(count == outputs["scores"].shape[1])}
+    used = outputs["labels"][index] >= 0
+    if "count" in outputs:
+        used = used & (np.arange(len(used)) < outputs["count"][index])
+    # Others say nothing of a row, and may have another number of them.
+    names = set(outputs) & {"boxes", "scores", "labels", "masks", "keypoints"}
+    found = {name: outputs[name][index][used] for name in names}
+    return {**found, "full": used.all()}
 
 
 def _partners(one: Outputs, other: Outputs) -> tuple[list[tuple[int, int]], np.ndarray]:

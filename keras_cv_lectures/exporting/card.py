@@ -30,7 +30,7 @@ from keras_cv_lectures.layers.atrous import whole_convolutions
 from keras_cv_lectures.layers.portable import portable_operators
 from keras_cv_lectures.metadata import Metadata, labels_file, metadata_path
 from keras_cv_lectures.runners import Runner, load_runner, machine, tensorflow_threads
-from keras_cv_lectures.serving import gflops
+from keras_cv_lectures.serving import gflops, serving_function
 
 _PROGRAM = """\
 import numpy as np
@@ -66,6 +66,7 @@ def build_card(
     reference: str | None = None,
     runnable: Path | Runner | None = None,
     open_size: bool = False,
+    compared_on: str | None = None,
 ) -> dict[str, Any]:
     """Facts about an export, JSON-serialisable; the keys of `Metadata` stand at its top level.
 
@@ -77,6 +78,7 @@ def build_card(
         runnable: what is timed while the file has not reached its place: a `.tflite` file, with 1 and with 2 threads,
             or the runner of a SavedModel, with the threads of this process; None measures no latency.
         open_size: the file takes pictures of any size; the card then says None for height and width.
+        compared_on: the pictures that the file was compared with the model on; None where it was not.
     """
     _, height, width, channels = batch_shape
     run = runnable if isinstance(runnable, Runner) else load_runner(runnable or model)
@@ -94,13 +96,17 @@ def build_card(
     else:
         output, border = "class_map" if "class_map" in outputs else min(outputs), None
         answer = outputs[output].shape[1:3]
-        if _misses_border(model, (height, width), answer):
+        if not metadata.tiled and _misses_border(model, (height, width), answer):
             seen, border = _mirrored((height, width), answer, metadata.input_size)
         program = _program(result.path.name, (*seen, channels), output, border, tflite=tflite, middle=metadata.tiled)
         task = {}
-    open_maps = open_size and "class_map" in outputs
+    shapes = {name: list(value.shape) for name, value in outputs.items()}
+    if open_size:
+        spec = tf.TensorSpec((1, None, None, channels), "float32", name="image")
+        found = serving_function(model).get_concrete_function(spec).structured_outputs
+        shapes = {name: value.shape.as_list() for name, value in found.items()}
     with portable_operators(), whole_convolutions():  # Sparse products are not counted.
-        cost = gflops(model, (height, width))
+        cost = gflops(model, (height, width), loop_steps=task.get("max_words", 1))
     return {
         **metadata.to_json(),
         "file": result.path.name,
@@ -109,8 +115,7 @@ def build_card(
         "gflops": round(cost, 4),
         "input": {"image": {"dtype": "uint8", "shape": [1, *size, channels], "range": "0..255"}},
         "outputs": {
-            name: {"dtype": str(v.dtype), "shape": [1, *size, *v.shape[3:]] if open_maps else list(v.shape)}
-            for name, v in sorted(outputs.items())
+            name: {"dtype": str(value.dtype), "shape": shapes[name]} for name, value in sorted(outputs.items())
         },
         "measured_size": [height, width],
         "file_size": result.size_bytes,
@@ -118,6 +123,7 @@ def build_card(
         "operators": result.operators,
         "max_difference": result.max_difference,
         "label_agreement": result.label_agreement,
+        "compared_on": compared_on,
         "metrics": plain_metrics(metrics),
         "metrics_data": None,
         "reference": reference,
@@ -287,6 +293,8 @@ def card_markdown(card: dict[str, Any]) -> str:
     if card.get("metrics_data"):
         rows["measured on"] = card["metrics_data"]
     difference, agreement = _WORDS.get(card.get("task"), _WORDS[None])
+    if not card.get("task") and "class_map" not in card["outputs"]:
+        agreement = "whole numbers equal to the model's"
     if card["max_difference"] is not None:
         rows[f"largest difference to {difference}"] = f"{card['max_difference']:.2e}"
     if card.get("tiled"):
@@ -296,6 +304,8 @@ def card_markdown(card: dict[str, Any]) -> str:
         )
     if card["label_agreement"] is not None:
         rows[agreement] = f"{100 * card['label_agreement']:.2f} %"
+    if card.get("compared_on"):
+        rows["compared with the model on"] = card["compared_on"]
     rows |= _caption_rows(card) if card.get("task") == "captioning" else _detector_rows(card)
     lines = [f"# {card['file']}", ""]
     if card["system"]:

@@ -11,6 +11,8 @@ import keras
 
 from keras_cv_lectures.detection import COCO_CLASSES
 from keras_cv_lectures.detection.coco import COCO_IDS
+from keras_cv_lectures.errors import ModelError
+from keras_cv_lectures.exporting.result import output_shapes
 from keras_cv_lectures.layers import Detections
 from keras_cv_lectures.metadata import Metadata
 from keras_cv_lectures.postprocessing.detection import CANVAS_COLOR, MASK_THRESHOLD
@@ -41,6 +43,33 @@ def with_labels(metadata: Metadata, model: keras.Model) -> Metadata:
     if metadata.classes or layer is None or layer.classes != tuple(COCO_IDS):
         return metadata
     return dataclasses.replace(metadata, classes=tuple(COCO_CLASSES))
+
+
+def check_labels(metadata: Metadata, model: keras.Model) -> None:
+    """Raises ModelError where there are other numbers of class names or colours than classes the model tells apart.
+
+    A segmentation of one channel tells two apart. Of a detector that does not end in `Detections` the number is not
+    known; of a captioner `check_vocabulary` asks.
+    """
+    count = _class_count(model)
+    for name in ("classes", "colors"):
+        given = len(getattr(metadata, name))
+        if count is not None and given not in (0, count):
+            background = ", without one for the background" if _detections(model) is not None else ""
+            raise ModelError(
+                f"{model.name} tells {count} classes apart, `metadata.{name}` has {given}. Pass {count} in label order"
+                f"{background}."
+            )
+
+
+def _class_count(model: keras.Model) -> int | None:
+    layer = _detections(model)
+    if layer is not None:
+        logits = layer._inbound_nodes[0].input_tensors[3]
+        return len(layer.classes) if layer.classes else logits.shape[-1] - 1
+    outputs = output_shapes(model)
+    shape = outputs.get("logits", ())
+    return max(2, shape[-1]) if len(shape) == 4 and shape[-1] else None
 
 
 def detector_facts(model: keras.Model) -> dict[str, Any]:
@@ -158,7 +187,9 @@ def run_program(
         f"outputs = run(image={array if tflite else f'tf.constant({array})'})",
         "found = {name: np.asarray(value)[0] for name, value in outputs.items()}",
         "drawn = ImageDraw.Draw(picture)",
-        'for i in range(int(found["count"])):',
+        'for i in range(int(found["count"])):'
+        if "count" in outputs
+        else 'for i in np.flatnonzero(found["labels"] >= 0):',
         f"    x1, y1, x2, y2 = ({boxes}).tolist()",
         '    name = names[found["labels"][i]]' if labels else '    name = found["labels"][i]',
         """    print(f"{name} {found['scores'][i]:.3f} at {x1:.1f}, {y1:.1f}, {x2:.1f}, {y2:.1f}")""",
@@ -181,6 +212,7 @@ def _detections(model: keras.Model) -> Detections | None:
 __all__ = [
     "PROGRAM_FILE",
     "bands_resized",
+    "check_labels",
     "detector_facts",
     "labels_text",
     "picture_read",

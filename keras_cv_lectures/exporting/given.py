@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import keras
 
 from keras_cv_lectures.errors import KcvlWarning, ModelError
 from keras_cv_lectures.exporting.detector_files import PROGRAM_FILE
+from keras_cv_lectures.exporting.result import is_captioner, is_detector, output_shapes
+from keras_cv_lectures.geometry.receptive import receptive_field, window_margin
 from keras_cv_lectures.layers.preprocessing import is_without_normalization
-from keras_cv_lectures.metadata import CARD_FILE, LABELS_FILE, Metadata, read_metadata
+from keras_cv_lectures.metadata import CARD_FILE, LABELS_FILE, Metadata, read_metadata, read_run
 from keras_cv_lectures.runners import load_keras_model
 
 MARKDOWN_FILE = "MODEL_CARD.md"
@@ -32,22 +36,59 @@ _OWN = {
 }
 
 
-def model_to_export(model: keras.Model | str | os.PathLike, metadata: Metadata | None) -> tuple[keras.Model, Metadata]:
+def model_to_export(
+    model: keras.Model | str | os.PathLike, metadata: Metadata | None
+) -> tuple[keras.Model, Metadata, bool]:
     """The model and what is known about it; that of a path stands beside it where `metadata` is None.
+
+    Returns:
+        Model, metadata, and whether these are those of a run, so that `with_windows` may add to them.
 
     Raises:
         ModelError: `model` is neither a model nor the path of a run folder or `.keras` file.
     """
+    of_run = False
     if isinstance(model, str | os.PathLike):
         path = Path(model)
         model = load_keras_model(path)
-        metadata = read_metadata(path) if metadata is None else metadata
+        if metadata is None:
+            metadata, of_run = read_metadata(path), bool(read_run(path))
     elif not isinstance(model, keras.Model):
         raise ModelError(
             "`model` must be a Keras model, or the path of a run folder or `.keras` file. Received: "
             f"model={model!r} ({type(model).__name__})"
         )
-    return model, metadata or Metadata()
+    return model, metadata or Metadata(), of_run
+
+
+def with_windows(metadata: Metadata, model: keras.Model, size: tuple[int | None, int | None]) -> Metadata:
+    """The metadata of a run for a file of its model: whether and how that sees larger pictures in windows.
+
+    Args:
+        size: (height, width) of the file's input; None where it is open.
+    """
+    names = output_shapes(model)
+    if is_detector(names) or is_captioner(names):
+        return metadata
+    return dataclasses.replace(metadata, **window_facts(model, size, metadata.input_size is None))
+
+
+def window_facts(model: keras.Model, size: tuple[int | None, int | None], own_sizes: bool) -> dict[str, Any]:
+    """What `Metadata` says of windows on larger pictures, as far as it is known.
+
+    Args:
+        size: (height, width) of the file's input; None where it is open.
+        own_sizes: the network was trained at the pictures' own resolution. A file of one size then sees windows, unless
+            the model itself takes one size (and no border is lost), or answers at a coarser stride.
+    """
+    if not isinstance(model, keras.Function | keras.Sequential):
+        return {}
+    field = receptive_field(model)
+    open_model = None in model.input_shape[1:3]
+    if own_sizes and None not in size and (field.lost != (0, 0) or (open_model and field.output_stride == (1, 1))):
+        margin, stride = window_margin(field, size)
+        return {"tiled": True, "tile_margin": margin, "tile_stride": stride}
+    return {} if field.limit else {"tile_margin": field.margin, "tile_stride": field.stride}
 
 
 def warn_of_raw_input(model: keras.Model) -> None:

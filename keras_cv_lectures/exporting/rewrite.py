@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import keras
 import numpy as np
 
+from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.layers import AtrousConv2D
 from keras_cv_lectures.layers.subpixel import SubPixelConv2DTranspose, subpixel_kernel
+from keras_cv_lectures.serving import first_line
 from keras_cv_lectures.weights import set_weights
 
 
@@ -21,13 +26,21 @@ def for_export(model: keras.Model) -> keras.Model:
         model: a functional or sequential Keras model. Any other is returned as it is, because its graph is code.
 
     Returns:
-        The copy, or `model` itself where nothing had to change.
+        The copy, or `model` itself where nothing had to change, or where a layer of the user's own cannot be made
+        again: such a model runs a little slower, and is the same function.
     """
-    return _copy(model, subpixel=True)
+    try:
+        return _copy(model, subpixel=True)
+    except ModelError:
+        return model
 
 
 def in_float32(model: keras.Model) -> keras.Model:
-    """Copy of a functional model that computes in float32 throughout, or `model` itself where it already does."""
+    """Copy of a functional model that computes in float32 throughout, or `model` itself where it already does.
+
+    Raises:
+        ModelError: a layer cannot be made again from its `get_config()`.
+    """
     return _copy(model, subpixel=False)
 
 
@@ -35,6 +48,9 @@ def folded(model: keras.Model) -> keras.Model:
     """Copy of a functional model in float32, with batch normalisation behind a convolution put into its kernel.
 
     For inference: the copy has nothing left to average. A normalisation whose input goes elsewhere, too, stays.
+
+    Raises:
+        ModelError: a layer cannot be made again from its `get_config()`.
     """
     return _copy(model, subpixel=False, pairs=_foldable(model))
 
@@ -58,7 +74,22 @@ def _copy(
     if not _is_graph(model) or all(stays(layer) for layer in _leaves(model)):
         return model
 
+    twins: dict[int, keras.layers.Layer] = {}
+
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
+        try:
+            twins[id(layer)] = twin = made_again(layer)
+        # A layer's own code raises whatever it raises.
+        except Exception as error:
+            raise _not_copied(model, layer, error) from error
+        return twin
+
+    def made_again(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if type(layer) is keras.layers.Lambda:
+            # Not through its configuration, which holds no more than the function's code.
+            how = {"output_shape": layer._output_shape, "mask": layer.mask, "arguments": layer.arguments}
+            dtype = "float32" if _is_low_precision(layer) else layer.dtype_policy
+            return type(layer)(layer.function, **how, dtype=dtype, name=layer.name)
         config = layer.get_config()
         if not isinstance(layer, keras.layers.Layer):  # an operation of `keras.ops`
             return layer.__class__.from_config(config)
@@ -79,9 +110,47 @@ def _copy(
             name=layer.name,
         )
 
-    copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
-    _copy_weights(model, copy, pairs)
+    with _uncompiled(model):
+        try:
+            copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
+        except ModelError:
+            raise
+        except Exception as error:  # The new layers do not fit together.
+            raise _not_copied(model, None, error) from error
+    for layer in _leaves(model):
+        # Input layers have no twin.
+        if layer.weights and not isinstance(twins[id(layer)], _Folded):
+            try:
+                _copy_weights(layer, twins[id(layer)], pairs)
+            except ValueError as error:
+                raise _not_copied(model, layer, error) from error
     return copy
+
+
+@contextlib.contextmanager
+def _uncompiled(model: keras.Model) -> Iterator[None]:
+    """Hides that a model, or one inside it, is compiled: Keras compiles a copy anew, with losses that it has to find.
+
+    Nobody trains these copies, and losses of one's own are found by registered names alone.
+    """
+    compiled = [each for each in model._flatten_layers() if isinstance(each, keras.Model) and each.compiled]
+    for each in compiled:
+        each.compiled = False
+    try:
+        yield
+    finally:
+        for each in compiled:
+            each.compiled = True
+
+
+def _not_copied(model: keras.Model, layer: keras.layers.Layer | None, error: Exception) -> ModelError:
+    what = f"layer {layer.name!r} ({type(layer).__name__})" if layer is not None else "one of its layers"
+    return ModelError(
+        f"{model.name} cannot be copied, because {what} is not made again by from_config(get_config()): "
+        f"{type(error).__name__}: {first_line(error)}. Let get_config() return every argument of __init__, `name` and "
+        "`dtype` included (super().get_config() has these two), or export a float32 model with constant weights, which "
+        "needs no copy."
+    )
 
 
 class _Folded(keras.layers.Layer):
@@ -143,20 +212,13 @@ def _is_low_precision(layer: keras.layers.Layer) -> bool:
     return layer.compute_dtype in ("bfloat16", "float16")
 
 
-def _copy_weights(model: keras.Model, copy: keras.Model, pairs: dict) -> None:
-    for layer in model.layers:
-        twin = copy.get_layer(layer.name) if layer.weights else None  # input layers of nested models change their names
-        if twin is None or isinstance(twin, _Folded):
-            continue
-        if _is_graph(layer):
-            _copy_weights(layer, twin, pairs)
-            continue
-        weights = layer.get_weights()
-        if layer in pairs:
-            weights = _with_normalization(layer, pairs[layer])
-        if isinstance(twin, SubPixelConv2DTranspose) and not isinstance(layer, SubPixelConv2DTranspose):
-            weights[0] = subpixel_kernel(weights[0])
-        set_weights(twin, weights)
+def _copy_weights(layer: keras.layers.Layer, twin: keras.layers.Layer, pairs: dict) -> None:
+    weights = layer.get_weights()
+    if layer in pairs:
+        weights = _with_normalization(layer, pairs[layer])
+    if isinstance(twin, SubPixelConv2DTranspose) and not isinstance(layer, SubPixelConv2DTranspose):
+        weights[0] = subpixel_kernel(weights[0])
+    set_weights(twin, weights)
 
 
 def _with_normalization(conv: keras.layers.Layer, norm: keras.layers.BatchNormalization) -> list[np.ndarray]:

@@ -16,10 +16,24 @@ import tensorflow as tf
 from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.exporting.captioner import captioner_in_float32, check_vocabulary
 from keras_cv_lectures.exporting.card import build_card, plain_metrics, write_card
-from keras_cv_lectures.exporting.detector_files import labels_text, program_file, with_labels
-from keras_cv_lectures.exporting.given import MARKDOWN_FILE, model_to_export, refuse_other_content, warn_of_raw_input
+from keras_cv_lectures.exporting.detector_files import check_labels, labels_text, program_file, with_labels
+from keras_cv_lectures.exporting.given import (
+    MARKDOWN_FILE,
+    model_to_export,
+    refuse_other_content,
+    warn_of_raw_input,
+    with_windows,
+)
 from keras_cv_lectures.exporting.graphs import save_graphs
-from keras_cv_lectures.exporting.result import ExportResult, compare, facts, folder_size, is_captioner, is_detector
+from keras_cv_lectures.exporting.result import (
+    ExportResult,
+    compare,
+    facts,
+    folder_size,
+    is_captioner,
+    is_detector,
+    output_shapes,
+)
 from keras_cv_lectures.exporting.rewrite import folded, in_float32
 from keras_cv_lectures.files import atomic_path, write_text
 from keras_cv_lectures.geometry.receptive import accepts_size, fit_size, receptive_field
@@ -27,6 +41,9 @@ from keras_cv_lectures.language import Captioner
 from keras_cv_lectures.metadata import CARD_FILE, Metadata, labels_file
 from keras_cv_lectures.runners import SIGNATURE, load_runner
 from keras_cv_lectures.serving import declared_shape, freeze, refuse_changes, serving_function
+
+# What is compared where no pictures are given.
+GENERATED = "a generated picture"
 
 
 def export_saved_model(
@@ -62,13 +79,14 @@ def export_saved_model(
             the memory, loads in a fraction of the time and runs a little slower.
 
     Raises:
-        ModelError: there is no model, `path` holds something else, a metric is no number, the outputs differ from the
-            model's by more than 1e-4, a detector finds other objects, no picture size was found that a network of open
-            size takes, or the disk is full. Nothing is left then.
+        ModelError: there is no model, `path` holds something else, a metric is no number, there are other numbers of
+            class names or colours than classes, a layer cannot be copied for `constant_weights=False`, the outputs
+            differ from the model's by more than 1e-4, a detector finds other objects, no picture size was found that a
+            network of open size takes, or the disk is full. Nothing is left then.
     """
     path, metrics = Path(path), plain_metrics(metrics)
     refuse_other_content(path)
-    model, metadata = model_to_export(model, metadata)
+    model, metadata, of_run = model_to_export(model, metadata)
     warn_of_raw_input(model)
     if isinstance(model, Captioner):
         check_vocabulary(model, metadata)
@@ -76,6 +94,9 @@ def export_saved_model(
     else:
         model = in_float32(model)
     shape = picture_shape(model, input_shape)
+    metadata = with_windows(metadata, model, shape[:2]) if of_run else metadata
+    metadata = with_labels(metadata, model)
+    check_labels(metadata, model)
     with writing(path) as target:
         write_serving_graph(model, target, (None, *shape), constant_weights=constant_weights)
         sample = random_picture(shape, sample_size(model, shape))
@@ -92,9 +113,15 @@ def export_saved_model(
             card_path=path / CARD_FILE,
             **facts(comparison),
         )
-        metadata = with_labels(metadata, model)
         card = build_card(
-            model, result, sample.shape, metadata, metrics, runnable=runner, open_size=shape[:2] == (None, None)
+            model,
+            result,
+            sample.shape,
+            metadata,
+            metrics,
+            runnable=runner,
+            open_size=shape[:2] == (None, None),
+            compared_on=GENERATED if comparison else None,
         )
         write_card(card, target / CARD_FILE, target / MARKDOWN_FILE)
         if is_detector(card["outputs"]) or is_captioner(card["outputs"]):
@@ -164,8 +191,7 @@ def sample_size(
     """
     size = tuple(s or d for s, d in zip(shape[:2], default, strict=True))
     graph = isinstance(model, keras.Function | keras.Sequential)
-    outputs = getattr(model, "output", None)  # A Sequential has none before it is called.
-    if None not in shape[:2] or not graph or (isinstance(outputs, dict) and is_detector(outputs)):
+    if None not in shape[:2] or not graph or is_detector(output_shapes(model)):
         return size
     if accepts_size(model, size):
         return size

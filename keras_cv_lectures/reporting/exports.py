@@ -26,9 +26,9 @@ from keras_cv_lectures.evaluating import (
 )
 from keras_cv_lectures.exporting import export_saved_model, export_tflite, update_card
 from keras_cv_lectures.exporting.detector_files import with_labels
+from keras_cv_lectures.exporting.given import window_facts
 from keras_cv_lectures.exporting.tflite import MIN_EXAMPLES as MIN_CALIBRATION
 from keras_cv_lectures.files import digest, write_json
-from keras_cv_lectures.geometry.receptive import receptive_field, window_margin
 from keras_cv_lectures.geometry.tiles import cut_window
 from keras_cv_lectures.metadata import Metadata, read_metadata
 from keras_cv_lectures.postprocessing.detection import fitted_size, on_canvas
@@ -114,7 +114,10 @@ def export_run(
         or_else = "" if context else ", or use --dynamic"
         raise ModelError(f"{path} works at any size; choose the export's with --size HEIGHTxWIDTH{or_else}.")
     window, margin = _window(context, size)
-    tiles = {} if detector or captioner else _tiles(model, window, bool(run) and metadata.input_size is None)
+    tiles = {}
+    if not (detector or captioner):
+        own = (None, None) if dynamic else model.input_shape[1:3]
+        tiles = window_facts(model, window or own, bool(run) and metadata.input_size is None)
     in_windows = tiles.get("tiled", False)
     metadata = dataclasses.replace(metadata, input_size=None if in_windows else size or known, **tiles)
     pictures = None
@@ -181,24 +184,6 @@ def _window(context: Callable | None, size: _Pair | None) -> tuple[_Pair | None,
         return size, (0, 0)
     (height, above), (width, left) = (context(side) for side in size)
     return (height, width), (above, left)
-
-
-def _tiles(model: keras.Model, window: _Pair | None, own_sizes: bool) -> dict[str, Any]:
-    """What `Metadata` says of windows on larger pictures, as far as it is known.
-
-    Args:
-        window: (height, width) of the file's input; None where it stays open or the model's own.
-        own_sizes: the network was trained at the pictures' own resolution. A file of one size then sees windows, unless
-            the model itself takes one size (and no border is lost), or answers at a coarser stride.
-    """
-    if not isinstance(model, keras.Function | keras.Sequential):
-        return {}
-    field = receptive_field(model)
-    open_size = None in model.input_shape[1:3]
-    if own_sizes and (field.lost != (0, 0) or (open_size and window and field.output_stride == (1, 1))):
-        margin, stride = window_margin(field, window or model.input_shape[1:3])
-        return {"tiled": True, "tile_margin": margin, "tile_stride": stride}
-    return {} if field.limit else {"tile_margin": field.margin, "tile_stride": field.stride}
 
 
 def _calibration_data(spec: str | None, run: Mapping[str, Any], metadata: Metadata) -> tuple[Source, list[int]]:

@@ -78,7 +78,10 @@ class ModelOfParts(keras.Model):
 
     def compile_from_config(self, config):
         # Keras's own does so only where `compile` is its own.
-        self.compile(**keras.saving.deserialize_keras_object(config))
+        config = dict(keras.saving.deserialize_keras_object(config))
+        # Files of earlier versions may hold what had no effect then and is refused now.
+        dropped = ("loss", "metrics", "weighted_metrics", *(["loss_weights"] if config.get("loss") is not None else []))
+        self.compile(**{name: value for name, value in config.items() if name not in dropped})
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
 

@@ -120,6 +120,13 @@ def test_compile_refuses_what_has_no_effect(fresh, arguments, message):
         fresh.compile("sgd", **arguments)
 
 
+def test_files_that_hold_what_had_no_effect_still_load(model):
+    config = {**model.get_compile_config(), "loss": "mse", "loss_weights": [2.0], "metrics": ["accuracy"]}
+    model.compile_from_config(config)
+    assert (model.loss, model._compile_metrics, model.weights_of_parts) == (None, None, {})
+    assert isinstance(model.optimizer, keras.optimizers.SGD)
+
+
 def test_after_a_refusal_the_detector_is_as_it_was(model, batch, plain):
     with pytest.raises(ModelError, match="takes no `metrics`"):
         model.compile(metrics=["accuracy"])

@@ -8,6 +8,8 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import keras
+
 # What users of other packages type, and what it is called here.
 _KNOWN_AS = {
     "n_classes": "num_classes",
@@ -92,8 +94,10 @@ def check_task(input_shape: Any, num_classes: Any, *, background: str) -> None:
         background: what the message says of the background among the classes.
 
     Raises:
-        ValueError: `input_shape` is not (height, width, known channels), or `num_classes` < 1.
+        ValueError: `input_shape` is not (height, width, known channels), `num_classes` < 1, or Keras is set to another
+            order of axes.
     """
+    check_axes()
     if not isinstance(input_shape, tuple | list) or len(input_shape) != 3 or not isinstance(input_shape[-1], int):
         raise ValueError(
             "`input_shape` must be (height, width, channels) with a known number of channels. "
@@ -101,6 +105,15 @@ def check_task(input_shape: Any, num_classes: Any, *, background: str) -> None:
         )
     if num_classes < 1:
         raise ValueError(f"`num_classes` must be at least 1 ({background}). Received: num_classes={num_classes}")
+
+
+def check_axes() -> None:
+    """Raises ValueError where Keras is set to channels first, which layers would silently take height for."""
+    if keras.config.image_data_format() != "channels_last":
+        raise ValueError(
+            "Networks here have their channels last. Received: keras.config.image_data_format() == "
+            f"{keras.config.image_data_format()!r}. Call keras.config.set_image_data_format('channels_last') first."
+        )
 
 
 def one_of(argument: str, value: Any, allowed: Sequence[Any]) -> None:

@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "keras_cv_lectures"
 RANKS = [
     # These may use `errors`.
-    {"errors", "files", "h5", "metadata", "recipe", "replicas", "signatures", "geometry", "text"},
+    {"errors", "files", "h5", "metadata", "parts", "recipe", "replicas", "signatures", "geometry", "text"},
     {
         "layers",
         "losses",

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import keras
@@ -14,13 +15,17 @@ from keras import ops
 from keras_cv_lectures.detection.graph import DetectorSettings, Graph
 from keras_cv_lectures.detection.training import DetectionLosses
 from keras_cv_lectures.errors import ModelError
+from keras_cv_lectures.parts import ModelOfParts
 from keras_cv_lectures.replicas import as_measured, replica_count
 
 _PARTS = ("backbone", "rpn", "box", "mask", "keypoint")
+_NOISE = 0
+# Whether losses are measured, which need no detections. Of a thread: replicas are traced in threads of their own.
+_MEASURES: ContextVar[bool] = ContextVar("measures", default=False)
 
 
 @keras.saving.register_keras_serializable("keras_cv_lectures")
-class Detector(keras.Model):
+class Detector(ModelOfParts):
     """Faster R-CNN, Mask R-CNN or Keypoint R-CNN, put together from its parts.
 
     Input: (B, H, W, C) pictures in 0..255 of one size, uint8 or float32; or a dict of `image` (B, H, W, C), pictures at
@@ -32,7 +37,15 @@ class Detector(keras.Model):
     Targets of `fit`: a dict of `boxes` (B, N, 4) in the pixels of the given picture, `labels` (B, N) int32 with
     -1 for padding; for masks `masks` (B, N, M, M) and `mask_windows` (B, N, 4), the boxes that the M x M crops cover;
     for keypoints `keypoints` (B, N, K, 3), x, y, visibility. A picture without objects has nothing but padding.
-    `preprocessing.detection_batches` makes inputs and targets.
+    `preprocessing.detection_batches` makes inputs and targets. Which anchors and regions the losses are of is drawn:
+    anew for every step of training, and by the same numbers in every evaluation.
+
+    The losses, each also a metric of its name: `loss_objectness`, `loss_rpn_box_reg`, `loss_classifier`,
+    `loss_box_reg` and, with the head, `loss_mask` and `loss_keypoint`. `compile(loss_weights={"loss_mask": 0.5})` says
+    how much one counts in their sum, else 1; `compile` takes neither `loss` nor metrics: `evaluate_detection` measures.
+
+    A copy is `type(model).from_config(model.get_config())` with `copy.set_weights(model.get_weights())`;
+    `keras.models.clone_model` makes a plain functional model, which cannot be trained.
 
     Args:
         backbone: picture (normalised) -> dict of maps, finest first.
@@ -45,6 +58,7 @@ class Detector(keras.Model):
     # How it is computed and what it is trained on; the 2015 network has others.
     graph_class = Graph
     losses_class = DetectionLosses
+    measured_by = "`kcvl.evaluate_detection`"
 
     def __init__(
         self,
@@ -70,33 +84,60 @@ class Detector(keras.Model):
         self.input_spec = None
         self._arguments = {"input_shape": tuple(input_shape), "convention": convention}
         self.loss_trackers = {name: keras.metrics.Mean(name=name) for name in self.losses_of.names}
-        self.noise = keras.random.SeedGenerator(0)
+        self.noise = keras.random.SeedGenerator(_NOISE)
+
+    @property
+    def loss_parts(self) -> tuple[str, ...]:
+        return tuple(self.loss_trackers)
 
     def call(self, inputs, training=None, mask=None):
-        if training:
-            return self.graph.dense(inputs, training=True)
+        if training or _MEASURES.get():
+            return self.graph.dense(inputs, training=bool(training))
         return self.graph.detect(inputs)
+
+    def test_step(self, *arguments):
+        """As Keras's, on what the losses are of and not on detections."""
+        token = _MEASURES.set(True)
+        try:
+            return super().test_step(*arguments)
+        finally:
+            _MEASURES.reset(token)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Sum of the system's losses, each of which is also a metric of its name.
 
         Raises:
-            ModelError: with sample weights.
+            ModelError: with sample weights, or without the targets that the heads need.
         """
+        self._check_targets(y)
         if sample_weight is not None:
             raise ModelError(
                 "`sample_weight` has no meaning for a detector, whose losses are means over anchors and regions. Leave "
                 "it out; objects with the label -1 and pictures without objects are passed over or count as background."
             )
-        dense = y_pred if training else self.graph.dense(x, training=False)
-        losses = self.losses_of(dense, self.graph.fit_targets(x, dense, y), seed=self.noise, training=training)
+        dense = y_pred if training or "maps" in y_pred else self.graph.dense(x, training=False)
+        # A number draws the same in every evaluation, and leaves the stream of the training as it is.
+        seed = self.noise if training else _NOISE
+        losses = self.losses_of(dense, self.graph.fit_targets(x, dense, y), seed=seed, training=training)
         replicas, pictures = replica_count(), ops.shape(y["labels"])[0]
         if not training:
             losses = {name: as_measured(value, pictures) for name, value in losses.items()}
         for name, value in losses.items():
             # Each replica's value is its share of a sum; of the replicas' metrics Keras takes the mean.
             self.loss_trackers[name].update_state(value * replicas, ops.cast(pictures, "float32"))
-        return sum(losses.values()) + sum(ops.cast(loss, "float32") / replicas for loss in self.losses)
+        total = sum(self.part_weight(name) * value for name, value in losses.items())
+        return total + sum(ops.cast(loss, "float32") / replicas for loss in self.losses)
+
+    def _check_targets(self, y):
+        needed = ["boxes", "labels"]
+        needed += ["masks", "mask_windows"] if self.graph.mask is not None else []
+        needed += ["keypoints"] if self.graph.keypoint is not None else []
+        if not isinstance(y, Mapping) or set(needed) - set(y):
+            received = sorted(y) if isinstance(y, Mapping) else type(y).__name__
+            raise ModelError(
+                f"{self.name} is fitted and evaluated with targets, a dict of {', '.join(needed)}, as its class "
+                f"describes them and `preprocessing.detection_batches` makes them. Received: {received}"
+            )
 
     @property
     def torch_names(self) -> dict[str, str]:

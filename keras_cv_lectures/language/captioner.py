@@ -13,6 +13,7 @@ from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.language.beam import check_search, sample_words
 from keras_cv_lectures.language.search import CaptionSearch, flatten
 from keras_cv_lectures.losses.captions import doubly_stochastic, reinforce_attention, word_cross_entropy
+from keras_cv_lectures.parts import ModelOfParts
 from keras_cv_lectures.replicas import as_measured, replica_count, sum_over_replicas
 from keras_cv_lectures.text import END, PAD, START
 from keras_cv_lectures.weights import load_weights
@@ -21,7 +22,7 @@ _BASELINE_MEMORY = 0.9
 
 
 @keras.saving.register_keras_serializable("keras_cv_lectures")
-class Captioner(keras.Model):
+class Captioner(ModelOfParts):
     """Pictures -> sentences. Made by `build_show_attend_tell` and `build_show_and_tell`.
 
     Called on pictures (B, H, W, C) it searches: a dict of `tokens` (B, T) int32 (words, then END, then PAD), `length`
@@ -36,7 +37,12 @@ class Captioner(keras.Model):
     Losses, each also a metric of its name: `cross_entropy`, the negative log likelihood of a caption in nats, mean over
     captions; `doubly_stochastic`; for hard attention `reinforce`, whose gradient counts and not its value: it is part
     of the loss in training alone. `word_accuracy` is the share of words that came first, given the words before.
-    `sample_weight`, of pictures (B,) or of captions (B, N), makes all of them weighted means.
+    `sample_weight`, of pictures (B,) or of captions (B, N), makes all of them weighted means. The first three may have
+    a factor in `compile(loss_weights={"cross_entropy": 2.0})`, beside the weights below; `compile` takes neither `loss`
+    nor metrics: `evaluate_captioning` measures sentences.
+
+    A copy is `type(model).from_config(model.get_config())` with `copy.set_weights(model.get_weights())`;
+    `keras.models.clone_model` makes a plain functional model, which cannot be trained.
 
     Args:
         encoder: picture in 0..255 -> annotation map (B, h, w, D).
@@ -57,6 +63,8 @@ class Captioner(keras.Model):
             second reads. Start, end and padding are neither replaced nor put in. Targets stay the true words. It costs
             a second forward pass of the decoder.
     """
+
+    measured_by = "`kcvl.evaluate_captioning`"
 
     def __init__(
         self,
@@ -121,6 +129,10 @@ class Captioner(keras.Model):
         self.loss_trackers = {name: keras.metrics.Mean(name=name) for name in names}
 
     @property
+    def loss_parts(self) -> tuple[str, ...]:
+        return tuple(name for name in self.loss_trackers if name != "word_accuracy")
+
+    @property
     def attends(self) -> bool:
         """Whether the decoder has attention over places."""
         return self.decoder.kind in ("soft", "hard")
@@ -155,19 +167,13 @@ class Captioner(keras.Model):
         return ops.where(ops.logical_and(drawn, is_word), own, tokens)
 
     def compile(self, optimizer="rmsprop", *arguments: Any, auto_scale_loss: bool = True, **settings: Any) -> None:
-        """As Keras's: the loss is scaled where the encoder or the decoder computes in float16, which Keras would see
-        by the policy of the whole model alone."""
+        """As that of `ModelOfParts`: the loss is scaled where the encoder or the decoder computes in float16, which
+        Keras would see by the policy of the whole model alone."""
         optimizer = keras.optimizers.get(optimizer)
         scaled = keras.optimizers.LossScaleOptimizer
         if auto_scale_loss and optimizer and not isinstance(optimizer, scaled) and self._computes_in_float16():
             optimizer = scaled(optimizer, name="loss_scale_optimizer")
         super().compile(optimizer, *arguments, **settings)
-
-    def compile_from_config(self, config):
-        # Keras's own does so only where `compile` is its own.
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        if self.optimizer is not None and self.built:
-            self.optimizer.build(self.trainable_variables)
 
     def _computes_in_float16(self) -> bool:
         return any(layer.compute_dtype == "float16" for layer in (*self.encoder._flatten_layers(), self.decoder))
@@ -177,7 +183,9 @@ class Captioner(keras.Model):
 
         Raises:
             ValueError: `sample_weight` is neither of pictures nor of captions.
+            ModelError: captions are missing among the inputs or are not the targets.
         """
+        self._check_captions(y, y_pred)
         targets = ops.cast(y, "int32")[:, :, 1:]
         mask = ops.cast(targets != PAD, "float32")
         captions = _weighted(ops.max(mask, axis=-1), sample_weight)
@@ -199,19 +207,29 @@ class Captioner(keras.Model):
             trained = ops.sum(((1 - share) * cost + share * even) * counted) / count
         else:
             trained = shares["cross_entropy"]
-        sums = [trained]
+        sums = [self.part_weight("cross_entropy") * trained]
         if "doubly_stochastic" in self.loss_trackers:
             shares["doubly_stochastic"] = ops.sum(doubly_stochastic(y_pred["attention"], mask) * captions) / count
-            sums.append(weights["doubly_stochastic_weight"] * shares["doubly_stochastic"])
+            weight = self.part_weight("doubly_stochastic") * weights["doubly_stochastic_weight"]
+            sums.append(weight * shares["doubly_stochastic"])
         if self.baseline is not None:
             shares["reinforce"] = self._reinforce(ops.sum(cost, axis=-1), captions, count, mask, y_pred, training)
             if training:
-                sums.append(shares["reinforce"])
+                sums.append(self.part_weight("reinforce") * shares["reinforce"])
         for name, share in shares.items():
             # Batches differ in captions, and the last one of a data set may be empty.
             self.loss_trackers[name].update_state(share * count / _or_one(number), number)
         total = sum(sums) if training else as_measured(sum(sums), ops.shape(targets)[0])
         return total + sum(ops.cast(loss, "float32") for loss in self.losses) / replica_count()
+
+    def _check_captions(self, y, y_pred):
+        if "logits" not in y_pred or len(getattr(y, "shape", ())) != 3:
+            given = "without" if "logits" not in y_pred else "with"
+            raise ModelError(
+                f"{self.name} is fitted and evaluated with captions, tokens (B, N, T + 1), as inputs and as targets: "
+                '`fit({"image": pictures, "tokens": tokens}, tokens)`. Received: inputs '
+                f"{given} tokens and targets of shape {getattr(y, 'shape', None)}"
+            )
 
     def _reinforce(self, cost, captions, count, mask, y_pred, training):
         weights = self.weights_of_losses

@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_cv_lectures.backbones import resolve_backbone
 from keras_cv_lectures.layers import ImageNormalization
+from keras_cv_lectures.signatures import check_axes
 
 
 def caption_encoder(
@@ -34,8 +35,9 @@ def caption_encoder(
         positions: each annotation also says where it is, see `AppendPositions`; D is two more.
 
     Raises:
-        ValueError: for a stage that the backbone does not have.
+        ValueError: for a stage that the backbone does not have, or where Keras is set to channels first.
     """
+    check_axes()
     network, convention = resolve_backbone(backbone, input_shape[-1], weights, output_stride)
     if stage not in network.output:
         raise ValueError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
@@ -11,8 +11,57 @@ from keras import ops
 from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.geometry.label_maps import one_hot_of_two
 
+_LOST_SHAPE = "your tf.data pipeline lost the shape, as after tf.numpy_function: mask.set_shape((height, width))."
 
-class SegmentationLoss(keras.losses.Loss):
+
+class WeightedLabels(NamedTuple):
+    """Targets and the (B, H, W) weights of their pixels that came beside them as `sample_weight`."""
+
+    y_true: Any
+    weights: Any
+
+
+class PixelWeightedLoss(keras.losses.Loss):
+    """A loss of one value per example, (B,), whose `sample_weight` may be one of each pixel.
+
+    Keras multiplies values and weights with broadcasting: maps of weights would meet values of whole pictures.
+    """
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """The reduced loss.
+
+        Args:
+            sample_weight: one number, or one a picture, (B,) or (B, 1), which multiplies the picture's loss; or one a
+                pixel, (B, H, W) or (B, H, W, 1), which multiplies the weights that `y_true` carries, 1 where it has
+                none. `call` then gets `WeightedLabels`.
+
+        Raises:
+            ModelError: `sample_weight` has another shape; or it is of pixels and the reduction divides by its sum.
+        """
+        if sample_weight is None:
+            return super().__call__(y_true, y_pred)
+        y_pred, weights = ops.convert_to_tensor(y_pred), ops.convert_to_tensor(sample_weight, dtype=self.dtype)
+        places, rank = tuple(y_pred.shape[:3]), _rank(weights)
+        if rank in (2, 4) and weights.shape[-1] == 1:
+            weights, rank = weights[..., 0], rank - 1
+        lost = f" Here {_LOST_SHAPE}" if rank is None else ""
+        if rank not in (0, 1, 3) or len(y_pred.shape) <= rank or not _alike(weights.shape, places[:rank]):
+            raise ModelError(
+                "`sample_weight` must be one number a picture, (B,) or (B, 1), or one a pixel, (B, H, W) or "
+                f"(B, H, W, 1), where y_pred is {tuple(y_pred.shape)}. Received: sample_weight of shape "
+                f"{getattr(sample_weight, 'shape', weights.shape)}." + lost
+            )
+        if rank < 3:
+            return super().__call__(y_true, y_pred, weights)
+        if self.reduction == "mean_with_sample_weight":
+            raise ModelError(
+                f"{self.name} has reduction='mean_with_sample_weight', which divides by the weights of pictures; "
+                "received one weight a pixel. Leave `reduction` out."
+            )
+        return super().__call__(WeightedLabels(y_true, weights), y_pred)
+
+
+class SegmentationLoss(PixelWeightedLoss):
     """Reads labels, weights and logits, and leaves the formula to `example_loss`.
 
     One-hot masks of two classes have the shape of [class id, pixel weight] pairs. Where a batch is such a mask (see
@@ -36,6 +85,7 @@ class SegmentationLoss(keras.losses.Loss):
         self.ignore_label = ignore_label
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
+        y_true, beside = y_true if isinstance(y_true, WeightedLabels) else (y_true, None)
         y_true, logits = ops.convert_to_tensor(y_true), ops.cast(y_pred, "float32")
         given, pixel_weights = _split(y_true, logits)
         labels = ops.cast(given, "int32")
@@ -51,6 +101,8 @@ class SegmentationLoss(keras.losses.Loss):
         weights = ops.cast(valid, "float32")
         if pixel_weights is not None:
             weights = ops.where(valid, ops.cast(pixel_weights, "float32"), 0.0)
+        if beside is not None:
+            weights = ops.where(valid, weights * ops.cast(beside, "float32"), 0.0)
         loss = self.example_loss(logits, labels, valid, weights)
         return ops.where(ops.any(unusable, axis=(1, 2)), float("nan"), loss)
 
@@ -79,10 +131,11 @@ def _split(y_true: Any, logits: Any) -> tuple[Any, Any | None]:
             f"y_pred must be logits of shape (B, H, W, classes) with 2 or more classes, not {tuple(logits.shape)}. "
             "Background is a class: a single foreground class needs num_classes=2."
         )
-    if getattr(y_true.shape, "rank", 0) is None:  # So TensorFlow traces `fit` again after masks of another shape.
+    if _rank(y_true) is None:
+        # TensorFlow traces `fit` again so after masks of another shape; and so come those of a Python function.
         raise ModelError(
-            "y_true came with several numbers of axes since the model was compiled. Call model.compile again, and give "
-            "class ids of shape (B, H, W)."
+            "y_true has an unknown number of axes: either it came with several since the model was compiled (call "
+            f"model.compile again, and give class ids of shape (B, H, W)), or {_LOST_SHAPE}"
         )
     if len(y_true.shape) == 4 and y_true.shape[-1] == 2:
         labels, pixel_weights = y_true[..., 0], y_true[..., 1]
@@ -94,13 +147,22 @@ def _split(y_true: Any, logits: Any) -> tuple[Any, Any | None]:
             f"received {tuple(y_true.shape)}. Squeeze a trailing axis of 1; turn one-hot masks into ids by argmax. "
             "Then call model.compile again: Keras cannot go on after an error in `fit`."
         )
-    known = zip(labels.shape[1:], logits.shape[1:3], strict=True)
-    if any(label != logit for label, logit in known if label is not None and logit is not None):
+    if not _alike(labels.shape[1:], logits.shape[1:3]):
         raise ModelError(
             f"y_true is {tuple(labels.shape[1:])} pixels large, y_pred {tuple(logits.shape[1:3])}. "
             "A network with valid convolutions predicts the middle of its input: crop the labels to it."
         )
     return labels, pixel_weights
+
+
+def _rank(x: Any) -> int | None:
+    """How many axes a tensor has; None where TensorFlow does not know it."""
+    return None if getattr(x.shape, "rank", 0) is None else len(x.shape)
+
+
+def _alike(one: Sequence[int | None], other: Sequence[int | None]) -> bool:
+    """Whether two shapes of equal length agree in all that is known of both."""
+    return all(a == b for a, b in zip(one, other, strict=True) if a is not None and b is not None)
 
 
 def logit_of_label(logits: Any, labels: Any) -> Any:

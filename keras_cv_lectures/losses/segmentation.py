@@ -4,11 +4,12 @@
     model.compile(loss=WeightedSum([SegmentationCrossEntropy(), DiceLoss()], [1.0, 0.5]))
 
 All share one contract. `y_true` is (B, H, W), class ids 0..K-1 and the ignore label, of any number type, or
-(B, H, W, 2): [class id, pixel weight]. `y_pred` is (B, H, W, K), logits. `call` returns (B,) float32. An example
-without a labelled pixel gives 0 with gradient 0. A label that is neither a class, nor a whole number, nor the ignore
-label makes its example's loss NaN with gradient 0; so do all labels of a batch of one-hot masks of two classes, whose
-shape is that of [class id, pixel weight]. A graph cannot raise cheaply, the readers refuse such files, and a run that
-meets one all the same must stop, not learn from it.
+(B, H, W, 2): [class id, pixel weight]. `y_pred` is (B, H, W, K), logits. `call` returns (B,) float32. `sample_weight`
+is of pictures, (B,), or of pixels, (B, H, W), where it multiplies those that `y_true` carries. An example without a
+labelled pixel gives 0 with gradient 0. A label that is neither a class, nor a whole number, nor the ignore label makes
+its example's loss NaN with gradient 0; so do all labels of a batch of one-hot masks of two classes, whose shape is that
+of [class id, pixel weight]. A graph cannot raise cheaply, the readers refuse such files, and a run that meets one all
+the same must stop, not learn from it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from keras import ops
 
 from keras_cv_lectures.errors import DataError, ModelError
 from keras_cv_lectures.losses.pixelwise import (
+    PixelWeightedLoss,
     SegmentationLoss,
+    WeightedLabels,
     class_weight_tensor,
     logit_of_label,
     ratio,
@@ -286,7 +289,7 @@ class LovaszSoftmaxLoss(SegmentationLoss):
 
 
 @keras.saving.register_keras_serializable("keras_cv_lectures")
-class WeightedSum(keras.losses.Loss):
+class WeightedSum(PixelWeightedLoss):
     """sum_i weights[i] * losses[i], per example; the reductions of the parts are not used.
 
     Args:
@@ -313,6 +316,10 @@ class WeightedSum(keras.losses.Loss):
     def call(self, y_true: Any, y_pred: Any) -> Any:
         total = 0.0
         for loss, weight in zip(self.losses, self.weights, strict=True):
+            if isinstance(y_true, WeightedLabels) and not isinstance(loss, PixelWeightedLoss):
+                raise ModelError(
+                    f"{loss.name} takes no weights of pixels, which `sample_weight` has. Give one number a picture."
+                )
             value = loss.call(y_true, y_pred)
             if len(value.shape) != 1:
                 raise ModelError(

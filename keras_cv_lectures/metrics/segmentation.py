@@ -34,6 +34,8 @@ from keras_cv_lectures.geometry.label_maps import one_hot_of_two
 # pixels of Cityscapes' training pictures. JAX has no 64-bit integers unless asked for them.
 _COUNT_DTYPE = "int32" if keras.backend.backend() == "jax" else "int64"
 _BUCKETS = 32
+# Keras's callbacks ask a metric's `_direction` whether more of it is better.
+_MORE = "up"
 
 
 @keras.saving.register_keras_serializable("keras_cv_lectures")
@@ -126,6 +128,7 @@ class PixelAccuracy(ConfusionMatrix):
 
     def __init__(self, num_classes: int, *, name: str | None = "pixel_accuracy", **settings: Any):
         super().__init__(num_classes, name=name, **settings)
+        self._direction = _MORE
 
     def result(self) -> Any:
         right, labelled, _ = self._counts()
@@ -138,6 +141,7 @@ class MeanAccuracy(ConfusionMatrix):
 
     def __init__(self, num_classes: int, *, name: str | None = "mean_accuracy", **settings: Any):
         super().__init__(num_classes, name=name, **settings)
+        self._direction = _MORE
 
     def result(self) -> Any:
         right, labelled, _ = self._counts()
@@ -149,6 +153,7 @@ class _MeanOverlap(ConfusionMatrix):
 
     def __init__(self, num_classes: int, *, ignore_background: bool = False, **settings: Any):
         super().__init__(num_classes, **settings)
+        self._direction = _MORE
         self.ignore_background = bool(ignore_background)
 
     def get_config(self) -> dict[str, Any]:
@@ -194,6 +199,7 @@ class FrequencyWeightedIoU(ConfusionMatrix):
 
     def __init__(self, num_classes: int, *, name: str | None = "frequency_weighted_iou", **settings: Any):
         super().__init__(num_classes, name=name, **settings)
+        self._direction = _MORE
 
     def result(self) -> Any:
         right, labelled, predicted = self._counts()

@@ -121,7 +121,9 @@ def build_deeplab(
         fc6_kernel_size: of v1, and of no other. None: 3; the paper also has 4 and 7 (rate 4, `aspp_filters=4096`).
         dropout: rate before the scores, which v2 on other backbones has not. None: 0.5; 0.1 for v3+ with the decoder of
             the paper.
-        auxiliary: for v3 and v3+, a second head on "c4", whose loss torchvision adds with factor 0.5; for training.
+        auxiliary: for v3 and v3+, a second head on "c4", whose loss torchvision adds with factor 0.5; for training, by
+            `compile(loss={"logits": loss, "auxiliary": loss}, loss_weights={"logits": 1, "auxiliary": 0.5})` and
+            `fit` with the targets `{"logits": masks, "auxiliary": masks}`.
         include_preprocessing: False to give the network pictures that are normalised already.
         weights: None, the path of a file of this network, or "torchvision/coco-voc" (v3, downloaded on this request); a
             head with another `num_classes` is left at its initial values, with a warning (of a `.weights.h5` file

@@ -52,7 +52,9 @@ def build_fcn(
         backbone: "resnet50_v1_5" or "resnet101_v1_5" for torchvision's networks, another name, or a model from picture
             to `{"c4": ..., "c5": ...}` (see `keras_cv_lectures.backbones`).
         output_stride: 8, 16 or 32: stride of the scores. None: 8. A model as backbone has its own.
-        auxiliary: a second head on "c4", whose loss torchvision adds with factor 0.5; for training only.
+        auxiliary: a second head on "c4", whose loss torchvision adds with factor 0.5; for training only, by
+            `compile(loss={"logits": loss, "auxiliary": loss}, loss_weights={"logits": 1, "auxiliary": 0.5})` and
+            `fit` with the targets `{"logits": masks, "auxiliary": masks}`.
         dropout: rate before the score layers.
         backbone_weights: None (random), "imagenet" (downloaded on this request) or the path of a file.
         freeze_backbone: the backbone keeps its weights in training, and its batch normalisation is a constant.

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from small_captioners import captions, loss_of, make, pictures, policy
 
+from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.language import decoders, plain_decoder
 
 LossScale = keras.optimizers.LossScaleOptimizer
@@ -85,6 +86,62 @@ def test_weights_that_give_the_terms_of_others(batch):
         model.weights_of_losses["doubly_stochastic_weight"] = float(weight)
         loss, parts = loss_of(model, x, y)
         assert loss / scale == pytest.approx(parts["cross_entropy"] / scale + term, rel=1e-5)
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["evaluating", "training"])
+def test_factors_of_compile_are_of_the_parts_of_the_loss(batch, training):
+    """Beside the model's own weights; the history has the parts without them."""
+    model, (x, y) = make("hard", decoder={"expected": 1.0}, doubly_stochastic_weight=3.0), batch
+    plain, parts = loss_of(model, x, y, training=training)
+    model.baseline.assign(0.0)
+    factors = {"cross_entropy": 0.5, "doubly_stochastic": 2.0, "reinforce": -1.0}
+    model.compile(loss_weights=factors, run_eagerly=True)
+    loss, again = loss_of(model, x, y, training=training)
+    assert again == pytest.approx(parts, rel=1e-5)
+    terms = [parts["cross_entropy"], 3 * parts["doubly_stochastic"], parts["reinforce"] if training else 0.0]
+    assert plain == pytest.approx(sum(terms), rel=1e-5)
+    assert loss == pytest.approx(0.5 * terms[0] + 2 * terms[1] - terms[2], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"loss": "mse"}, "captioner brings its losses itself: cross_entropy, doubly_stochastic. Received: loss='mse'"),
+        ({"metrics": ["accuracy"]}, r"takes no `metrics`.*with `kcvl\.evaluate_captioning`"),
+        ({"loss_weights": {"word_accuracy": 1.0}}, "which are cross_entropy, doubly_stochastic. Received: .*word_acc"),
+    ],
+)
+def test_compile_refuses_what_has_no_effect(arguments, message):
+    with pytest.raises(ModelError, match=message):
+        make("soft").compile("adam", **arguments)
+
+
+# What is missing
+
+
+@pytest.mark.parametrize("lacking", ["tokens", "targets", "axis"])
+def test_captions_are_inputs_and_targets(batch, lacking):
+    model, (x, y) = make("plain"), batch
+    model.compile(run_eagerly=True)
+    given, words = {
+        "tokens": ((x["image"], y), "inputs without tokens"),
+        "targets": ((x,), "inputs with tokens and targets of shape None"),
+        "axis": ((x, y[:, 0]), r"targets of shape \(4, 6\)"),
+    }[lacking]
+    with pytest.raises(ModelError, match=r'`fit\(\{"image": pictures, "tokens": tokens\}, tokens\)`.*' + words):
+        model.fit(*given, batch_size=4, verbose=0)
+
+
+# Copies
+
+
+def test_a_copy_is_made_from_the_configuration(batch):
+    """And not by Keras's `clone_model`, whose model has no losses."""
+    (x, y), model = batch, make("plain")
+    copy = type(model).from_config(model.get_config())
+    copy.set_weights(model.get_weights())
+    assert loss_of(copy, x, y) == loss_of(model, x, y)
+    assert not isinstance(keras.models.clone_model(model), type(model))
 
 
 # What an optimizer sees

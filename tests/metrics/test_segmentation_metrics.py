@@ -176,6 +176,20 @@ def test_evaluate_under_replicas(replicas):
         np.testing.assert_allclose(result[name], expected[name], rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", METRICS)
+def test_callbacks_know_that_more_is_better(name):
+    model = keras.Sequential([keras.layers.Input((2, 2, 3)), keras.layers.Conv2D(3, 1)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(loss=loss, metrics=[METRICS[name](3)], run_eagerly=True)
+    model.evaluate(np.zeros((1, 2, 2, 3)), np.zeros((1, 2, 2)), verbose=0)
+    stop = keras.callbacks.EarlyStopping(monitor=f"val_{name}", patience=1)
+    stop.set_model(model)
+    stop.on_train_begin()
+    stop.on_epoch_end(0, {f"val_{name}": 0.5})
+    stop.on_epoch_end(1, {f"val_{name}": 0.4})
+    assert (stop.best, stop.stopped_epoch) == (0.5, 1)
+
+
 @pytest.mark.parametrize("metric", [ConfusionMatrix, *METRICS.values()])
 def test_round_trip(metric):
     made = metric(7, ignore_label=6, name="mine")

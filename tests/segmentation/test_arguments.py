@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import keras
+import numpy as np
 import pytest
 
 from keras_cv_lectures.backbones import resnet_v1_5
+from keras_cv_lectures.losses import SegmentationCrossEntropy
 from keras_cv_lectures.segmentation import build_deeplab, build_fcn, build_fcn8s, build_segnet, build_unet
 from keras_cv_lectures.systems import SYSTEMS
 
@@ -72,12 +74,41 @@ def test_recipes_leave_out_what_another_backbone_has_no_use_for(name, narrow):
         recipe.build((None, None, 3), 2, **wrong)
 
 
+def test_channels_first_is_refused_by_every_network():
+    """Or height would be taken for channels."""
+    keras.config.set_image_data_format("channels_first")
+    try:
+        for recipe in SYSTEMS.values():
+            with pytest.raises(ValueError, match=r"channels last.*set_image_data_format\('channels_last'\)"):
+                recipe.build((64, 64, 3), 5)
+    finally:
+        keras.config.set_image_data_format("channels_last")
+
+
 @pytest.mark.parametrize("scale", ["config", "smoke", "demo"])
 def test_recipes_keep_their_own_arguments(scale):
     for recipe in SYSTEMS.values():
         if "mask" in recipe.keys:
             config = {**recipe.config, **getattr(recipe, scale)}
             assert recipe.fit_config(config, recipe.options, None) == config, recipe.name
+
+
+@pytest.mark.parametrize(("build", "options"), [(build_fcn, {}), (build_deeplab, {"version": "v3", "aspp_filters": 4})])
+def test_an_auxiliary_head_is_trained_as_its_argument_says(narrow, build, options):
+    """And counts half."""
+    model = build((32, 32, 3), 3, backbone=narrow, auxiliary=True, dropout=0.0, **options)
+    loss = SegmentationCrossEntropy()
+    model.compile(
+        keras.optimizers.SGD(0.0),
+        loss={"logits": loss, "auxiliary": loss},
+        loss_weights={"logits": 1, "auxiliary": 0.5},
+        run_eagerly=True,
+    )
+    pictures, masks = np.zeros((1, 32, 32, 3), "uint8"), np.ones((1, 32, 32), "uint8")
+    found = model.evaluate(pictures, {"logits": masks, "auxiliary": masks}, verbose=0, return_dict=True)
+    parts = {name: float(loss(masks, logits)) for name, logits in model(pictures).items()}
+    assert found["loss"] == pytest.approx(parts["logits"] + 0.5 * parts["auxiliary"], rel=1e-5)
+    assert {name: found[f"{name}_loss"] for name in parts} == pytest.approx(parts, rel=1e-5)
 
 
 def test_a_rate_may_be_a_number():

@@ -114,7 +114,7 @@ def train(
     """
     out = Path(out)
     options = options or recipe.options
-    val_source = cached(val_source) if val_source else None
+    val_source = None if val_source is None else cached(val_source)
     check_folder(out, resume)
     check_options(recipe, options, augmentation)
     check_network({**recipe.config, **(config or {})})
@@ -177,6 +177,13 @@ def train(
         first_epoch = checkpoints.restore(model) if resume else 0
         if first_epoch:
             stand_at(model.optimizer, first_epoch * steps)
+    if chief and val_source is None and first_epoch < options.epochs and checkpoints.was_validated():
+        warnings.warn(
+            f"the epochs so far were judged by {options.keep_best}, and without validation data none of those to come "
+            f"is: {BEST} stays as it is. Give `val_source` (--val) to go on choosing.",
+            KcvlWarning,
+            stacklevel=2,
+        )
     described, asked = val_source, augment
     if options.cache_features:
         pictures, described = trained_on_features(model, options, pictures, val_source, verbose=verbose if chief else 0)

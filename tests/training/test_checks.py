@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from keras_cv_lectures.data import open_source, shapes_source
-from keras_cv_lectures.errors import KcvlWarning, ModelError
+from keras_cv_lectures.errors import DataError, KcvlWarning, ModelError
 from keras_cv_lectures.systems import SYSTEMS
 from keras_cv_lectures.training import train, train_staged
 from keras_cv_lectures.training.checks import check_folder, check_network, check_options, warn_of_shared_pictures
@@ -52,6 +52,13 @@ def test_the_augmentation_of_train_is_checked_before_anything_is_written(tmp_pat
         train(SYSTEMS["unet"], shapes_source(2), out=tmp_path / "run", augmentation={"min_visible": 0.5})
     with pytest.raises(ValueError, match=r"`include_preprocessing` must be true.*Received: .*=False"):
         train(SYSTEMS["unet"], shapes_source(2), out=tmp_path / "run", config={"include_preprocessing": False})
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_validation_source_is_not_none(tmp_path):
+    source = shapes_source(2)
+    with pytest.raises(DataError, match="^shapes seed 0 holds no pictures; there is nothing to validate on"):
+        train(SYSTEMS["unet"], source, source.subset([]), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -27,7 +27,6 @@ _KINDS = {
     tuple: "two numbers, such as 180x240 or 0.5..2",
     types.NoneType: "none",
 }
-_AT_LEAST = {"steps_per_epoch": 1, "seed": 0, "warmup_epochs": 0, "weight_decay": 0, "momentum": 0, "clip_norm": 0}
 
 
 def parse_settings(recipe: Recipe, settings: Sequence[str]) -> tuple[dict, TrainingOptions, dict]:
@@ -143,9 +142,6 @@ def _check_kinds(fields: type, values: Mapping[str, Any]) -> None:
         known = all(kind in _KINDS for kind in kinds)  # A choice of words is checked by the class itself.
         if known and not any(_is_a(value, kind) for kind in kinds):
             raise ValueError(f"`{name}` takes {' or '.join(_KINDS[k] for k in kinds)}. Received: {value!r}.")
-        low = _AT_LEAST.get(name)
-        if low is not None and value is not None and not value >= low:
-            raise ValueError(f"`{name}` must be at least {low}. Received: {value!r}.")
 
 
 def _is_a(value: Any, kind: type) -> bool:

@@ -56,7 +56,7 @@ class TrainingOptions:
             validation data, and after the last; 0 measures it when training is done, on the best epoch only.
         patience: epochs without a gain in `keep_best` after which training ends; None for all epochs.
         keep_best: metric that chooses the best checkpoint, such as "val_mean_iou", or "val_ap50" with
-            `evaluate_every`; falls back to the training value where there is no validation data.
+            `evaluate_every`; falls back to the training value in a run that never had validation data.
         seed: of initial weights, order and augmentation.
     """
 
@@ -110,13 +110,17 @@ class TrainingOptions:
                     f"Received: {field}={getattr(self, field)!r}, loss={self.loss!r}"
                 )
         counts = ("epochs", "batch_size", "accumulate", "max_objects", "captions", "min_count")
-        for field in counts if self.patience is None else (*counts, "patience"):
+        optional = (field for field in ("steps_per_epoch", "patience") if getattr(self, field) is not None)
+        for field in (*counts, *optional):
             if not (isinstance(getattr(self, field), int) and getattr(self, field) >= 1):
                 raise ValueError(f"`{field}` must be a positive integer. Received: {field}={getattr(self, field)!r}")
         if not (isinstance(self.evaluate_every, int) and self.evaluate_every >= 0):
             raise ValueError(
                 f"`evaluate_every` must be a number of epochs, or 0. Received: evaluate_every={self.evaluate_every!r}"
             )
+        for field in ("momentum", "weight_decay", "warmup_epochs", "clip_norm", "seed"):
+            if getattr(self, field) is not None and not getattr(self, field) >= 0:
+                raise ValueError(f"`{field}` must be at least 0. Received: {field}={getattr(self, field)!r}")
         if not self.learning_rate > 0:
             raise ValueError(f"`learning_rate` must be positive. Received: learning_rate={self.learning_rate!r}")
         for field in ("input_size", "crop_size"):

@@ -402,7 +402,7 @@ TRAIN = ["train", "unet", "--data", "folder:data/images,data/masks", *TINY, "--o
         ([*TRAIN, "--set", "loss=foo"], 2, ["`loss` must be a sum of"]),
         ([*TRAIN, "--set", "rotate=abc"], 2, ["`rotate` takes a number. Received: 'abc'"]),
         ([*TRAIN, "--set", "fill=black"], 2, ["fill: expected 'reflect' or 'constant', received"]),
-        ([*TRAIN, "--set", "seed=-1"], 2, ["`seed` must be at least 0. Received: -1"]),
+        ([*TRAIN, "--set", "seed=-1"], 2, ["--set: `seed` must be at least 0. Received: seed=-1"]),
         ([*TRAIN, "--set", "patience=0"], 2, ["`patience` must be a positive integer. Received: patience=0"]),
         ([*TRAIN, "--set", "filters=0"], 2, ["unet cannot be built with filters=0, depth=1"]),
         ([*TRAIN, "--set", "keep_best=val_x"], 2, ["keep_best=val_x is nothing that is measured", "val_mean_iou"]),

@@ -16,9 +16,11 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from jax_side import ODD, flat, layer_answers, system_answers
 
 from keras_cv_lectures.data import shapes_source, to_dataset
+from keras_cv_lectures.layers import RoIAlign
 from keras_cv_lectures.systems import SYSTEMS
 
 if importlib.util.find_spec("jax") is None:
@@ -171,3 +173,35 @@ def test_layers_and_their_gradients_are_equal(answers):
         # Nothing but copies and comparisons: no rounding.
         exact = name.startswith(("pool", "unpool", "nms")) and not name.endswith("gradient")
         _close(other[name], value, 0 if exact else 1e-5, name)
+
+
+def test_portions_of_a_long_gather_are_compiled_once(tmp_path):
+    """One product in a loop instead of 13, of which each took a second; with the numbers of TensorFlow's."""
+    random = np.random.default_rng(0)
+    x, corners = random.normal(size=(2, 9, 9, 3)).astype("float32"), random.uniform(0, 8, (2, 5, 2))
+    boxes = np.concatenate([corners, corners + random.uniform(1, 9, corners.shape)], -1).astype("float32")
+    np.savez(tmp_path / "given.npz", x=x, boxes=boxes)
+    code = f"""
+import jax, numpy
+from keras_cv_lectures.layers import RoIAlign
+from keras_cv_lectures.layers.roi import weighted
+weighted._PORTION = 16 * 3 * 7  # 90 bins, 7 at a time.
+given = dict(numpy.load({str(tmp_path / "given.npz")!r}))
+align = lambda x: RoIAlign(3)([x, given["boxes"]])
+print(str(jax.make_jaxpr(align)(given["x"])).count("dot_general["))
+y, gradient = jax.jit(lambda x: (align(x), jax.grad(lambda x: (align(x) ** 2).sum() / 2)(x)))(given["x"])
+numpy.savez({str(tmp_path / "found.npz")!r}, y=y, gradient=gradient)
+"""
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.splitlines()[-1] == "1"
+    with tf.GradientTape() as tape:
+        watched = tf.constant(x)
+        tape.watch(watched)
+        y = RoIAlign(3)([watched, boxes])
+        total = tf.reduce_sum(y**2) / 2
+    found = np.load(tmp_path / "found.npz")
+    np.testing.assert_allclose(found["y"], y, atol=1e-6)
+    np.testing.assert_allclose(found["gradient"], tape.gradient(total, watched), atol=1e-5)

@@ -277,6 +277,8 @@ def test_a_training_that_was_stopped_is_not_taken_for_done(tools, tmp_path):
     (tmp_path / "run.json").write_text('{"system": "unet", "seconds": 0.0}')  # As `kcvl train` begins.
     assert not train.done()
     (tmp_path / "run.json").write_text('{"system": "unet", "seconds": 61.5}')
+    assert not train.done()  # Killed while it scored its best epoch.
+    (tmp_path / "evaluation.json").write_text("{}")
     assert train.done()
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
 import json
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import keras
 import pytest
+
+import keras_cv_lectures
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
 
@@ -117,3 +121,45 @@ def test_a_scaling_point_is_measured_once_and_drawn_in_every_curve_that_passes_i
     assert stored["strategies"][1]["missing"] == "no devices"
     assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
     assert sum("unet" in line for line in scaling._table(curves)) == 4
+
+
+def test_both_sides_train_the_same_heads(tool):
+    """torchvision's networks always come with a second one, and ours without."""
+    peers = tool("benchmark_peers")
+    two = []
+    for name, case in peers.CASES.items():
+        if case.detector:
+            continue
+        alone = dataclasses.replace(
+            case,
+            ours=lambda package, shape, classes, auxiliary=False: auxiliary,
+            torch=lambda classes, train: types.SimpleNamespace(aux_classifier="second head"),
+        )
+        ours, targets, options = peers.our_segmentation(alone, keras_cv_lectures, (64, 64, 3), "labels")
+        theirs = peers.torch_network(alone, True).aux_classifier is not None
+        assert ours == isinstance(targets, dict) == ("loss_weights" in options) == theirs == case.auxiliary
+        assert peers.torch_network(alone, False).aux_classifier is None
+        two += [name] * ours
+    assert two == ["fcn_resnet50", "deeplabv3_resnet50"]
+
+
+def test_memory_of_a_gpu_is_told_beside_that_of_the_process(tool, tmp_path, monkeypatch, capsys):
+    gpu, about = tool("benchmark_gpu"), tmp_path / "about.json"
+    device = types.SimpleNamespace(memory_stats=lambda: {"peak_bytes_in_use": 2_500_000})
+    cuda = types.SimpleNamespace(is_available=lambda: True, max_memory_allocated=lambda: 7_000_000)
+    monkeypatch.setitem(sys.modules, "jax", types.SimpleNamespace(devices=lambda: [device]))
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(cuda=cuda))
+    row = {"case": "unet", "step": "train", "precision": "float32", "batch": 2, "seconds": [0.5]}
+    for worker, found in (("jax", 2.5), ("torch", 7.0)):
+        about.write_text('{"device": "gpu: some"}')
+        gpu._tell_memory(argparse.Namespace(worker=worker, about=about))
+        assert json.loads(about.read_text()) == {"device": "gpu: some", "gpu_megabytes": found}
+    device.memory_stats = lambda: None  # As a CPU answers.
+    gpu._tell_memory(argparse.Namespace(worker="jax", about=about))
+    assert json.loads(about.read_text())["gpu_megabytes"] is None
+    gpu._print([{**row, "contender": "torch", "device": "gpu: some", "gpu_megabytes": 7.0}])
+    assert capsys.readouterr().out.endswith("4.0        7  gpu: some\n")
+    turns = tool("turns")
+    monkeypatch.setattr(turns._turns, "take_turns", lambda *_, **__: {"a": turns.Turns(seconds=(1.0,), megabytes=9.0)})
+    turns.take_turns({}, 1, 1)
+    assert "host memory     9 MB" in capsys.readouterr().out

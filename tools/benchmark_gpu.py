@@ -6,7 +6,8 @@
 This Python needs Keras and JAX (`jax[cuda12]` for a GPU); TensorFlow may be absent. PYTHON is the interpreter of an
 environment with PyTorch and torchvision, by default this one; PyTorch takes CUDA where it finds it. Contenders take
 turns of `--calls` calls (see `turns.py`), after three turns that do not count, and a turn ends when the device is done.
-What cannot be started is reported as missing, as is what has no counterpart.
+What cannot be started is reported as missing, as is what has no counterpart. The most memory that a contender took is
+told of the host, which holds its libraries, and of the GPU.
 
 Weights are random. Pictures lie on the device beforehand: ours are uint8 in the forward pass, which normalises them,
 PyTorch's are normalised floats. bfloat16 is Keras's `mixed_bfloat16` and PyTorch's autocast: variables in float32.
@@ -31,7 +32,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmark_peers import CASES, torch_segmentation_loss
+from benchmark_peers import CASES, our_segmentation, torch_network, torch_segmentation_loss
 from turns import answer, take_turns
 
 STEPS, PRECISIONS = ("forward", "train"), ("float32", "bfloat16")
@@ -64,6 +65,7 @@ def main() -> None:
     arguments.cases = arguments.cases or ["unet"]
     if arguments.worker:
         answer(lambda: _contender(arguments))
+        _tell_memory(arguments)
         return
     # JAX would take three quarters of the GPU's memory, and PyTorch would have to do with the rest.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -105,9 +107,10 @@ def _compare(case: str, step: str, arguments) -> list[dict[str, Any]]:
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
-    """A table of milliseconds a call."""
+    """A table of milliseconds a call and of the most memory of the GPU."""
     print(
-        f"\n{'case':26s}{'step':9s}{'contender':15s}{'precision':10s}{'median ms':>10s}{'min ms':>10s}{'per s':>9s}  on"
+        f"\n{'case':26s}{'step':9s}{'contender':15s}{'precision':10s}{'median ms':>10s}{'min ms':>10s}{'per s':>9s}"
+        f"{'GPU MB':>9s}  on"
     )
     for row in rows:
         text = f"{row['case']:26s}{row['step']:9s}{row['contender']:15s}{row['precision']:10s}"
@@ -115,7 +118,8 @@ def _print(rows: list[dict[str, Any]]) -> None:
             print(f"{text}   missing: {row['missing']}")
             continue
         median, least = statistics.median(row["seconds"]), min(row["seconds"])
-        print(f"{text}{1e3 * median:10.2f}{1e3 * least:10.2f}{row['batch'] / median:9.1f}  {row['device']}")
+        memory = "-" if row.get("gpu_megabytes") is None else f"{row['gpu_megabytes']:.0f}"
+        print(f"{text}{1e3 * median:10.2f}{1e3 * least:10.2f}{row['batch'] / median:9.1f}{memory:>9s}  {row['device']}")
 
 
 def _size(case: str, arguments) -> tuple[int, int]:
@@ -123,6 +127,23 @@ def _size(case: str, arguments) -> tuple[int, int]:
         height, width = arguments.size.split("x")
         return int(height), int(width)
     return CASES[case].size if case in CASES else (224, 224)
+
+
+def _tell_memory(arguments) -> None:
+    """Adds the most memory of a GPU that this contender ever took, in units of 1e6 bytes, to what it told about it."""
+    if not arguments.about.exists():
+        return
+    if arguments.worker == "jax":
+        import jax
+
+        most = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    else:
+        import torch
+
+        most = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+    about = json.loads(arguments.about.read_text(encoding="utf-8"))
+    about["gpu_megabytes"] = None if most is None else most / 1e6
+    arguments.about.write_text(json.dumps(about), encoding="utf-8")
 
 
 def _contender(arguments) -> Callable[[], object]:
@@ -196,17 +217,11 @@ def _ours(arguments):
             "mask_windows": boxes,
         }
         return model, pictures, targets, {}
-    loss = kcvl.losses.SegmentationCrossEntropy
     labels = random.integers(0, case.classes, (batch, *size)).astype("int32")
-    if train and _has_two_heads(name):
-        options = {"loss": {"logits": loss(), "auxiliary": loss()}, "loss_weights": {"logits": 1.0, "auxiliary": 0.5}}
-        model = case.ours(kcvl, (*size, 3), case.classes, auxiliary=True)
-        return model, pictures, {"logits": labels, "auxiliary": labels}, options
-    return case.ours(kcvl, (*size, 3), case.classes), pictures, labels, {"loss": loss()}
-
-
-def _has_two_heads(name: str) -> bool:
-    return name in ("fcn_resnet50", "deeplabv3_resnet50")
+    if not train:
+        return case.ours(kcvl, (*size, 3), case.classes), pictures, labels, {}
+    model, targets, options = our_segmentation(case, kcvl, (*size, 3), labels)
+    return model, pictures, targets, options
 
 
 def _five_boxes(height: int, width: int) -> list[list[float]]:
@@ -255,12 +270,10 @@ def _torch(arguments) -> Callable[[], object]:
     name, train = arguments.cases[0], arguments.step[0] == "train"
     case, size, batch = CASES[name], _size(name, arguments), arguments.batch
     sizes = {"min_size": min(size), "max_size": max(size)} if case.detector else {}
-    model = case.torch(case.classes, train, **sizes).to(device, memory_format=torch.channels_last)
+    model = torch_network(case, train, **sizes).to(device, memory_format=torch.channels_last)
     x = torch.rand(batch, 3, *size).to(device, memory_format=torch.channels_last)
     if not train:
         model.eval()
-        if hasattr(model, "aux_classifier"):
-            model.aux_classifier = None
     if case.detector:
         x = list(x)
         if not train:

@@ -48,13 +48,18 @@ TRAINING = ("keras_fit", "keras_fit_bfloat16", "torch_channels_last", "torch_bfl
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One network: picture size, number of classes, ours (in the namespace `kcvl`) and PyTorch's."""
+    """One network: picture size, number of classes, ours (in the namespace `kcvl`) and PyTorch's.
+
+    `auxiliary` is whether a segmentation is trained with torchvision's second head, on both sides. That of MobileNetV3
+    stands on another map than ours, and both sides go without.
+    """
 
     size: tuple[int, int]
     classes: int
     ours: Callable[..., Any]
     torch: Callable[..., Any]
     detector: bool = False
+    auxiliary: bool = False
 
 
 def _torchvision(name: str):
@@ -138,19 +143,19 @@ CASES = {
         21,
         lambda kcvl, shape, n, **heads: kcvl.build_fcn(shape, n, **heads),
         _torchvision("fcn_resnet50"),
+        auxiliary=True,
     ),
     "deeplabv3_resnet50": Case(
         (520, 520),
         21,
         lambda kcvl, shape, n, **heads: kcvl.build_deeplab(shape, n, version="v3", **heads),
         _torchvision("deeplabv3_resnet50"),
+        auxiliary=True,
     ),
     "deeplabv3_mobilenet": Case(
         (520, 520),
         21,
-        lambda kcvl, shape, n, **heads: kcvl.build_deeplab(
-            shape, n, version="v3", backbone="mobilenetv3_large", **heads
-        ),
+        lambda kcvl, shape, n, **_: kcvl.build_deeplab(shape, n, version="v3", backbone="mobilenetv3_large"),
         _torchvision("deeplabv3_mobilenet_v3_large"),
     ),
     "deeplabv3plus_resnet50": Case(
@@ -357,19 +362,27 @@ def _keras_training(case: Case, arguments):
     labels = random.integers(0, case.classes, (4, 256, 256)).astype("int32")
     if case.detector:
         return _detector_step(case, random)
-    two = "resnet50" in arguments.cases[0] and "plus" not in arguments.cases[0]
-    model = case.ours(kcvl, (256, 256, 3), case.classes, **({"auxiliary": True} if two else {}))
-    loss = kcvl.losses.SegmentationCrossEntropy
-    if two:
-        options = {
-            "loss": {"logits": loss(), "auxiliary": loss()},
-            "loss_weights": {"logits": 1.0, "auxiliary": 0.5},
-        }
-        targets = {"logits": labels, "auxiliary": labels}
-    else:
-        options, targets = {"loss": loss()}, labels
+    model, targets, options = our_segmentation(case, kcvl, (256, 256, 3), labels)
     model.compile(keras.optimizers.SGD(1e-3, momentum=0.9), jit_compile=False, **options)
     return lambda: model.train_on_batch(pictures, targets)
+
+
+def our_segmentation(case: Case, kcvl, shape, labels):
+    """(our model to train, targets, what it is compiled with)."""
+    loss = kcvl.losses.SegmentationCrossEntropy
+    if not case.auxiliary:
+        return case.ours(kcvl, shape, case.classes), labels, {"loss": loss()}
+    options = {"loss": {"logits": loss(), "auxiliary": loss()}, "loss_weights": {"logits": 1.0, "auxiliary": 0.5}}
+    model = case.ours(kcvl, shape, case.classes, auxiliary=True)
+    return model, {"logits": labels, "auxiliary": labels}, options
+
+
+def torch_network(case: Case, train: bool, **more):
+    """PyTorch's network of random weights, with the heads that `case` has."""
+    model = case.torch(case.classes, train, **more)
+    if hasattr(model, "aux_classifier") and not (train and case.auxiliary):
+        model.aux_classifier = None
+    return model
 
 
 def _detector_step(case: Case, random):
@@ -421,7 +434,7 @@ def _torch(case: Case, arguments):
     def precision():
         return torch.autocast("cpu", torch.bfloat16, enabled=bfloat16)
 
-    model = case.torch(case.classes, arguments.train).to(memory_format=torch.channels_last)
+    model = torch_network(case, arguments.train).to(memory_format=torch.channels_last)
     if arguments.train and case.detector:
         return _torch_detector_step(model.train(), case, precision)
     if arguments.train:
@@ -439,8 +452,6 @@ def _torch(case: Case, arguments):
         return step
 
     model.eval()
-    if hasattr(model, "aux_classifier"):
-        model.aux_classifier = None
     x = torch.rand(1, 3, *case.size).to(memory_format=torch.channels_last)
     if case.detector:
         # A detector takes a list of pictures. Its threshold: the score of the box that shall be the last to pass.

@@ -48,6 +48,7 @@ from keras_cv_lectures.layers.portable import portable_operators
 from keras_cv_lectures.metadata import RUN_FILE
 from keras_cv_lectures.recipe import Recipe
 from keras_cv_lectures.reporting import REPORT, SCORES, refresh_report, validation_source
+from keras_cv_lectures.reporting.pages import EVALUATION
 from keras_cv_lectures.serving import gflops
 from keras_cv_lectures.systems import SYSTEMS
 from keras_cv_lectures.training import train
@@ -195,8 +196,9 @@ def steps_of(recipe: Recipe, folder: Path, seconds: float) -> list[Step]:
     data, run = data_for(recipe), str(folder)
 
     def trained() -> bool:
-        # Zero until the training has ended.
-        return (folder / RUN_FILE).exists() and read_json(folder / RUN_FILE).get("seconds", 0) > 0
+        # Zero until the training has ended; then the best epoch is scored, which may take the process down, too.
+        ended = (folder / RUN_FILE).exists() and read_json(folder / RUN_FILE).get("seconds", 0) > 0
+        return ended and (folder / EVALUATION).exists()
 
     def export(kind: str, precision: str) -> None:
         into = ["--format", kind, "--precision", precision, "--data", data.unseen, "--out", str(folder / "exports")]

@@ -39,7 +39,7 @@ def take_turns(commands: Mapping[str, Sequence[str]], rounds: int, threads: int)
     for name, turns in sorted(measured.items(), key=lambda item: item[1].median):
         print(
             f"  {name:24s} median {turns.median:.4f} s  min {min(turns.seconds):.4f} s"
-            f"  {turns.median / best:5.2f}x of the fastest  peak memory {turns.megabytes:5.0f} MB",
+            f"  {turns.median / best:5.2f}x of the fastest  host memory {turns.megabytes:5.0f} MB",
             flush=True,
         )
     return found

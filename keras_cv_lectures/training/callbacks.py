@@ -32,7 +32,8 @@ class Checkpoints(keras.callbacks.Callback):
 
     Args:
         folder: the run folder.
-        monitor: history key that chooses the best; one that starts with "val_" falls back to the training value.
+        monitor: history key that chooses the best; one that starts with "val_" falls back to the training value in a
+            run of which no epoch has it.
         seed: random layers (dropout) restart from (seed, epoch) at every epoch, so that a continued run draws what the
             uninterrupted one would have drawn.
         writes: False in the workers that must not write.
@@ -143,7 +144,10 @@ class Checkpoints(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None):
         row = {"epoch": epoch + 1, **{key: float(value) for key, value in (logs or {}).items()}}
+        before = self._key()
         self.history.append(row)
+        if self._key() != before:
+            self.best = None  # Of training values, which are no measure for what is validated now.
         value = self._value(row)
         better = value is not None and math.isfinite(value) and (self.best is None or self._is_better(value))
         if better:
@@ -169,8 +173,16 @@ class Checkpoints(keras.callbacks.Callback):
         write_history(self.folder / HISTORY, self.history)
 
     def _value(self, row: Mapping[str, float], monitor: str | None = None) -> float | None:
+        return row.get(self._key(monitor))
+
+    def _key(self, monitor: str | None = None) -> str:
+        """What all epochs are compared by, also where some were trained with validation data and some without."""
         monitor = monitor or self.monitor
-        return row.get(monitor, row.get(monitor.removeprefix("val_")))
+        return monitor if any(monitor in row for row in self.history) else monitor.removeprefix("val_")
+
+    def was_validated(self) -> bool:
+        """Whether epochs so far have a `monitor` that only validation data give."""
+        return not self.sometimes and self._key().startswith("val_")
 
     def without_gain(self) -> bool:
         """Whether `patience` has ended the training, by the history, which a continued run has too."""

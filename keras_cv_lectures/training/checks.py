@@ -45,6 +45,11 @@ def check_sources(recipe: Recipe, train_source: Source, val_source: Source | Non
     """Refuses pictures without what `recipe` learns, and validation data whose labels mean other classes."""
     if len(train_source) == 0:
         raise DataError(f"{train_source.name} holds no pictures; there is nothing to train on.")
+    if val_source is not None and len(val_source) == 0:
+        raise DataError(
+            f"{val_source.name} holds no pictures; there is nothing to validate on. Give others, or leave it out to "
+            "train without validation."
+        )
     for source in (train_source, val_source):
         if source is not None:
             recipe.check_source(source)

@@ -38,6 +38,7 @@ from keras_cv_lectures.training.checks import (
     warn_of_unmirrored_keypoints,
 )
 from keras_cv_lectures.training.features import trained_on_features
+from keras_cv_lectures.training.feeding import keys_of, sharded, validation_batches
 from keras_cv_lectures.training.multiworker import repair_fit
 from keras_cv_lectures.training.optimizers import make_optimizer, stand_at
 from keras_cv_lectures.training.scores import VALIDATION, EpochScores
@@ -113,7 +114,7 @@ def train(
     """
     out = Path(out)
     options = options or recipe.options
-    val_source = cached(val_source) if val_source else None
+    val_source = None if val_source is None else cached(val_source)
     check_folder(out, resume)
     check_options(recipe, options, augmentation)
     check_network({**recipe.config, **(config or {})})
@@ -176,6 +177,13 @@ def train(
         first_epoch = checkpoints.restore(model) if resume else 0
         if first_epoch:
             stand_at(model.optimizer, first_epoch * steps)
+    if chief and val_source is None and first_epoch < options.epochs and checkpoints.was_validated():
+        warnings.warn(
+            f"the epochs so far were judged by {options.keep_best}, and without validation data none of those to come "
+            f"is: {BEST} stays as it is. Give `val_source` (--val) to go on choosing.",
+            KcvlWarning,
+            stacklevel=2,
+        )
     described, asked = val_source, augment
     if options.cache_features:
         pictures, described = trained_on_features(model, options, pictures, val_source, verbose=verbose if chief else 0)
@@ -226,7 +234,7 @@ def train(
             first_epoch=first_epoch,
             epochs=options.epochs,
             examples_per_epoch=steps * options.batch_size,
-            keys=_keys(recipe, train_source),
+            keys=keys_of(recipe, train_source),
         ),
         output_size=options.crop_size or options.input_size,
         base_size=options.input_size,
@@ -242,11 +250,11 @@ def train(
             # Keras says so of validation data whose batches cannot be counted beforehand.
             warnings.filterwarnings("ignore", message="Your input ran out of data")
             model.fit(
-                _sharded(batches),
+                sharded(batches),
                 epochs=options.epochs,
                 initial_epoch=first_epoch,
                 steps_per_epoch=steps,
-                validation_data=_validation(recipe, described, options, channels, context(None)),
+                validation_data=validation_batches(recipe, described, options, channels, context(None)),
                 callbacks=[
                     StopOnNaN(),
                     *_scores(recipe, options, model, val_source, metadata, strategy),
@@ -281,25 +289,6 @@ def _jit_compile(recipe: Recipe, options: TrainingOptions) -> str | bool:
     return "auto" if one_shape and tf.config.list_physical_devices("GPU") else False
 
 
-def _validation(recipe, source, options, channels, context):
-    if source is None:
-        return None
-    # Whole pictures, one at a time where they may differ in size.
-    batch_size = options.batch_size if options.input_size else 1
-    return _sharded(
-        recipe.make_batches(
-            to_dataset(source, shuffle=False, seed=0, epochs=1, keys=_keys(recipe, source)),
-            output_size=options.input_size,
-            base_size=options.input_size,
-            batch_size=batch_size,
-            augmentation=None,
-            channels=channels,
-            drop_remainder=False,
-            context=context,
-        )
-    )
-
-
 def _scores(recipe, options, model, source, metadata, strategy) -> list[EpochScores]:
     """What measures the model on whole predictions, if the options ask for it."""
     if not options.evaluate_every:
@@ -325,11 +314,6 @@ def _told(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: f"model {value.name}" if isinstance(value, keras.Model) else value for key, value in told.items()}
 
 
-def _keys(recipe: Recipe, source: Source) -> tuple[str, ...]:
-    first = source[0]
-    return tuple(key for key in recipe.keys if key in first)
-
-
 def weigh_classes(recipe: Recipe, source: Source, options: TrainingOptions) -> list[float] | None:
     """A weight for every class of `source` as `options.class_weights` asks for them; None for none."""
     if options.class_weights == "none":
@@ -337,16 +321,6 @@ def weigh_classes(recipe: Recipe, source: Source, options: TrainingOptions) -> l
     weights = recipe.count_labels(source)
     power = 0.5 if options.class_weights.startswith("sqrt") else 1.0
     return [float(w) ** power for w in weights]
-
-
-def _sharded(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Every worker reads all pictures and keeps its share of each global batch: the batches of one process."""
-    options = tf.data.Options()
-    # Threads of its own: readers are Python, and where they fill TensorFlow's pool of two (on two cores) while a step
-    # waits for a batch of another data set, nothing moves any more.
-    options.threading.private_threadpool_size = 4
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    return dataset.with_options(options)
 
 
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}

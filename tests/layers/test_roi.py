@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from keras_cv_lectures.exporting.quantize import main_operators
 from keras_cv_lectures.layers.portable import portable_operators
-from keras_cv_lectures.layers.roi import MultiLevelRoIAlign, RoIAlign, RoIPool, RoIWarp, roi_levels
+from keras_cv_lectures.layers.roi import MultiLevelRoIAlign, RoIAlign, RoIPool, RoIWarp, roi_levels, weighted
 
 RNG = np.random.default_rng(0)
 RAMP = np.arange(16, dtype="float32").reshape(1, 4, 4, 1)
@@ -169,6 +169,16 @@ def test_long_gathers_are_cut_into_portions(monkeypatch):
     found = np.asarray(layer([bad, boxes]))
     assert np.isnan(found).any()
     np.testing.assert_allclose(found, np.where(np.isnan(found), np.nan, expected), atol=1e-6)
+
+
+def test_portions_in_a_loop_are_those_one_by_one():
+    random = np.random.default_rng(0)
+    flat, place = random.normal(size=(20, 3)).astype("float32"), random.integers(0, 20, (11, 4)).astype("int32")
+    lines = random.normal(size=(11, 1, 4)).astype("float32")
+    expected = np.einsum("nok,nkc->noc", lines, flat[place])
+    for portion in (1, 3, 4, 5, 10):  # The last of them is filled up, but for portions of one.
+        np.testing.assert_allclose(weighted._in_a_loop(flat, place, lines, portion), expected, atol=1e-5)
+        np.testing.assert_allclose(weighted._in_portions(flat, place, lines, portion), expected, atol=1e-5)
 
 
 def test_the_sparse_gradient_adds_all_of_many_equal_boxes():

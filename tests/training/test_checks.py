@@ -75,6 +75,13 @@ def test_validation_data_whose_labels_mean_other_classes_are_refused():
     check_sources(SYSTEMS["show_and_tell"], source, turned)
 
 
+def test_an_empty_validation_source_is_not_none(tmp_path):
+    source = shapes_source(2)
+    with pytest.raises(DataError, match="^shapes seed 0 holds no pictures; there is nothing to validate on"):
+        train(SYSTEMS["unet"], source, source.subset([]), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_networks_that_normalise_are_trained():
     for recipe in SYSTEMS.values():
         for config in (recipe.config, recipe.smoke, recipe.demo, {"include_preprocessing": True}):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import types
+import warnings
 
 import keras
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 from keras_cv_lectures.data import shapes_source
+from keras_cv_lectures.errors import KcvlWarning
 from keras_cv_lectures.files import write_json
 from keras_cv_lectures.recipe import TrainingOptions
 from keras_cv_lectures.systems import SYSTEMS
@@ -39,11 +42,12 @@ class _Rates(keras.callbacks.Callback):
         self.seen.append(float(self.model.optimizer.learning_rate))
 
 
-def _train(out, *, resume=False, callbacks=(), strategy="none", **options):
+def _train(out, *, val=None, resume=False, callbacks=(), strategy="none", **options):
     recipe = dataclasses.replace(SYSTEMS["unet"], build=_build, config={})
     return train(
         recipe,
         shapes_source(8, size=(16, 16)),
+        val,
         out=out,
         options=dataclasses.replace(OPTIONS, **options),
         resume=resume,
@@ -81,13 +85,19 @@ def test_a_mirrored_training_is_continued_with_other_steps(tmp_path):
         assert float(run.model.optimizer.learning_rate) == pytest.approx(0, abs=1e-8)
 
 
-def test_a_continued_training_keeps_the_size_that_it_was_begun_with(tmp_path):
-    """More pictures, of another size, do not change it, and an old run's own sizes stay."""
-    _train(tmp_path, epochs=1, input_size=None)
-    size = (24, 16)
+def test_what_a_continued_training_keeps(tmp_path):
+    """More pictures, of another size, do not change the size that it was begun with, and an old run's own sizes stay;
+    without those that it was validated on nothing is better than what was the best."""
+    _train(tmp_path, epochs=1, input_size=None, val=shapes_source(2, size=(16, 16), seed=5), keep_best="val_loss")
+    best = (tmp_path / "best.keras").read_bytes()
     recipe = dataclasses.replace(SYSTEMS["unet"], build=_build, config={})
-    options = dataclasses.replace(OPTIONS, input_size=None, epochs=2)
-    run = train(recipe, shapes_source(8, size=size), out=tmp_path, options=options, resume=True, verbose=0)
+    options = dataclasses.replace(OPTIONS, input_size=None, epochs=2, keep_best="val_loss")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", KcvlWarning)
+        run = train(recipe, shapes_source(8, size=(24, 16)), out=tmp_path, options=options, resume=True, verbose=0)
+    assert "by val_loss, and without validation data none of those to come is: best.keras stays" in str(told[0].message)
+    assert run.history[1]["loss"] < run.history[0]["val_loss"]
+    assert (tmp_path / "best.keras").read_bytes() == best
     described = json.loads((run.folder / "run.json").read_text())
     assert (described["input_size"], described["train_root"]) == ([16, 16], None)
 
@@ -114,6 +124,27 @@ def test_a_shifted_schedule_is_kept_in_a_file():
     shifted = Shifted(make_schedule(OPTIONS, 10), 7)
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(shifted))
     assert float(again(3)) == float(shifted(3)) == pytest.approx(_cosine(10 / 30), rel=1e-6)
+
+
+def _told(folder, *rows, patience=None):
+    """What is known after epochs of these values."""
+    checkpoints = Checkpoints(folder, monitor="val_mean_iou", seed=0, writes=False, patience=patience)
+    checkpoints.set_model(types.SimpleNamespace(stop_training=False))
+    for epoch, row in enumerate(rows):
+        checkpoints.on_epoch_end(epoch, row)
+    return checkpoints
+
+
+def test_training_scores_are_not_compared_with_validation_scores(tmp_path):
+    validated, unvalidated = {"mean_iou": 0.7, "val_mean_iou": 0.5}, {"mean_iou": 0.9}
+    found = _told(tmp_path, validated, unvalidated, patience=1)
+    assert (found.best, found.kept["epoch"], found.model.stop_training) == (0.5, 1, False)
+    assert found.was_validated()
+    # The other way round the epochs before have no score to compare with.
+    found = _told(tmp_path, unvalidated, {"mean_iou": 0.8}, validated, {**validated, "val_mean_iou": 0.4}, patience=1)
+    assert (found.best, found.kept["epoch"], found.model.stop_training) == (0.5, 3, True)
+    found = _told(tmp_path, unvalidated, {"mean_iou": 0.8})
+    assert (found.best, found.kept["epoch"], found.was_validated()) == (0.9, 1, False)
 
 
 def test_what_chose_the_kept_epoch_outlives_another_keep_best(tmp_path):

@@ -10,10 +10,15 @@ import subprocess
 import sys
 import time
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from keras_cv_lectures.language import Captioner, PlainDecoder
 from keras_cv_lectures.runners import load_keras_model
+from keras_cv_lectures.training import multiworker
+from keras_cv_lectures.training.callbacks import StopOnNaN, save_model
 
 COMMAND = [
     sys.executable, "-m", "kcvl", "train", "unet", "--data", "shapes:count=12,size=32x40",
@@ -100,6 +105,35 @@ def test_a_killed_worker_does_not_hang_the_other_and_both_resume(tmp_path):
         assert code == 0, output
     for a, b in zip(_weights(tmp_path / "whole"), _weights(tmp_path / "run"), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_the_logs_of_one_worker_keep_their_form():
+    """They have no axis to begin with, and Keras takes none away."""
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()  # Without `TF_CONFIG` of this process alone.
+    with strategy.scope():
+        image = keras.Input((2,))
+        model = multiworker.repair_fit(keras.Model(image, keras.layers.Dense(1, kernel_initializer="ones")(image)))
+        model.compile("sgd", "mse", jit_compile=False)
+    seen = []
+    told = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(float(logs["loss"])))
+    # (1 + 2 - 0) ** 2 before the first step.
+    model.fit(np.float32([[1, 2]]), np.float32([[0]]), callbacks=[StopOnNaN(), told], verbose=0)
+    assert seen == [9.0]
+
+
+def test_a_repaired_model_of_a_class_of_its_own_is_saved_and_loaded(tmp_path, monkeypatch):
+    """Captioners and detectors are such models; what Keras itself defines is loaded under any name."""
+    monkeypatch.setattr(multiworker, "_several_workers", lambda strategy: True)
+    image = keras.Input((8, 8, 3))
+    encoder = keras.Model(image, keras.layers.Conv2D(2, 4, strides=4)(image))
+    model = Captioner(encoder, PlainDecoder(6, embedding_units=2, units=2), input_shape=(8, 8, 3), max_words=2)
+    assert multiworker.repair_fit(model) is model
+    assert model.train_step.__func__ is not Captioner.train_step
+    save_model(model, tmp_path / "best.keras")
+    again = load_keras_model(tmp_path / "best.keras")
+    assert type(again) is Captioner
+    for one, other in zip(model.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_canary_keras_still_has_the_faults():

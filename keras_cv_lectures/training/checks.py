@@ -12,6 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_cv_lectures.data import Source
+from keras_cv_lectures.data.contract import check_example
 from keras_cv_lectures.data.headers import picture_sizes
 from keras_cv_lectures.data.objects import without_sides
 from keras_cv_lectures.errors import DataError, KcvlWarning, ModelError
@@ -42,12 +43,14 @@ def check_folder(out: Path, resume: bool) -> None:
 
 
 def check_sources(recipe: Recipe, train_source: Source, val_source: Source | None) -> None:
-    """Refuses pictures without what `recipe` learns."""
+    """Refuses pictures without what `recipe` learns, and those whose first example breaks what readers promise."""
     if len(train_source) == 0:
         raise DataError(f"{train_source.name} holds no pictures; there is nothing to train on.")
     for source in (train_source, val_source):
         if source is not None:
             recipe.check_source(source)
+            if len(source):
+                check_example(source[0], f"{source.name}, example {source.ids[0]}")
 
 
 def check_options(recipe: Recipe, options: TrainingOptions, augmentation: Mapping[str, Any] | None = None) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from keras_cv_lectures.data.contract import check_example
 from keras_cv_lectures.data.headers import picture_sizes
 from keras_cv_lectures.data.objects import without_sides
 from keras_cv_lectures.errors import DataError, KcvlWarning, ModelError
+from keras_cv_lectures.files import locked
 from keras_cv_lectures.metadata import read_metadata
 from keras_cv_lectures.preprocessing import Augmentation, resize_rule
 from keras_cv_lectures.recipe import Recipe, TrainingOptions
@@ -23,6 +25,8 @@ from keras_cv_lectures.text import SPECIAL_WORDS
 from keras_cv_lectures.training.callbacks import BEST, LAST, STATE
 from keras_cv_lectures.training.scores import VALIDATION
 
+# Held by the process that writes a run folder, and gone when it has ended; empty where it was killed.
+LOCK = "training.lock"
 # Also of one replica.
 _MIRRORED = (tf.distribute.MirroredStrategy, tf.distribute.MultiWorkerMirroredStrategy)
 
@@ -40,6 +44,34 @@ def check_folder(out: Path, resume: bool) -> None:
             f"{out} holds {' and '.join(models)} without the checkpoint that a training is continued from "
             f"({STATE}), and a new training would replace them. Choose another --out, or move the files."
         )
+
+
+@contextlib.contextmanager
+def sole_training(out: Path, resume: bool, *, writes: bool) -> Iterator[None]:
+    """Makes `out` and keeps every other training out of it while the block lasts.
+
+    Args:
+        out: the run folder.
+        resume: as in `check_folder`, which is asked again once nobody else writes.
+        writes: whether this process writes the folder; one that does not keeps nobody out.
+
+    Raises:
+        ModelError: another training writes there, or as `check_folder`.
+    """
+
+    def refuse():
+        raise ModelError(
+            f"another training is writing to {out}, and each would delete what the other keeps. Wait until it has "
+            "ended, or choose another --out."
+        )
+
+    if not writes:
+        yield
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out / LOCK, refuse):
+        check_folder(out, resume)
+        yield
 
 
 def check_sources(recipe: Recipe, train_source: Source, val_source: Source | None) -> None:
@@ -205,6 +237,7 @@ __all__ = [
     "check_scores",
     "check_sources",
     "check_words",
+    "sole_training",
     "warn_of_cut_pictures",
     "warn_of_shared_pictures",
     "warn_of_unmirrored_keypoints",

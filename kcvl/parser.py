@@ -155,9 +155,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=f"{EXAMPLES}\n{SPEC_HELP}\n{MODEL_HELP}\n{EXIT_HELP}\n`kcvl COMMAND --help` says more about each.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--version", action="version", version=f"keras_cv_lectures {importlib.metadata.version('keras_cv_lectures')}"
-    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     _add(commands, "list", "the systems: paper, year, parameters")
@@ -290,6 +288,18 @@ def make_parser() -> argparse.ArgumentParser:
     benchmark.add_argument("--paths", nargs="+", metavar="PATH", help="measure these only, see below")
     benchmark.add_argument("--out", metavar="DIR", help="write benchmark.json, benchmark.md and benchmark.png here")
     return parser
+
+
+class _Version(argparse.Action):
+    """Looks the version up when it is asked for: a folder of sources works without being installed."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        try:
+            version = importlib.metadata.version("keras_cv_lectures")
+        except importlib.metadata.PackageNotFoundError:
+            from keras_cv_lectures import __version__ as version
+        print(f"keras_cv_lectures {version}")
+        parser.exit()
 
 
 class _Parser(argparse.ArgumentParser):

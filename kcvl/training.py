@@ -139,7 +139,7 @@ def run_train(arguments: argparse.Namespace) -> int:
     size = [] if options.input_size else ["--size", "{}x{}".format(*options.crop_size)]
     next_steps(
         f"open {quoted(folder / REPORT)}",
-        f"{quoted('kcvl', 'predict', folder)} PICTURE --out predictions",
+        f"{quoted('kcvl', 'predict', folder)} {'PICTURE' if channels in (1, 3) else 'ARRAY.npy'} --out predictions",
         quoted("kcvl", "export", folder, *precision, *size, "--out", folder / "exports"),
     )
     return 0

@@ -48,7 +48,7 @@ def check_folder(out: Path, resume: bool) -> None:
 
 @contextlib.contextmanager
 def sole_training(out: Path, resume: bool, *, writes: bool) -> Iterator[None]:
-    """Makes `out` and keeps every other training out of it while the block lasts.
+    """Makes `out` and keeps every other training out of it while the block lasts; leaves no empty folder.
 
     Args:
         out: the run folder.
@@ -68,10 +68,16 @@ def sole_training(out: Path, resume: bool, *, writes: bool) -> Iterator[None]:
     if not writes:
         yield
         return
+    there = out.exists()
     out.mkdir(parents=True, exist_ok=True)
-    with locked(out / LOCK, refuse):
-        check_folder(out, resume)
-        yield
+    try:
+        with locked(out / LOCK, refuse):
+            check_folder(out, resume)
+            yield
+    finally:
+        if not there:
+            with contextlib.suppress(OSError):  # It is not empty.
+                out.rmdir()
 
 
 def check_sources(recipe: Recipe, train_source: Source, val_source: Source | None) -> None:

@@ -60,6 +60,17 @@ def test_a_folder_is_free_again_after_an_error(tmp_path):
         pass
 
 
+def test_an_error_before_anything_is_written_leaves_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="no"), sole_training(tmp_path / "new", False, writes=True):
+        raise ValueError("no")
+    with pytest.raises(ValueError, match="no"), sole_training(tmp_path, False, writes=True):
+        raise ValueError("no")
+    with pytest.raises(ValueError, match="no"), sole_training(tmp_path / "written", False, writes=True):
+        (tmp_path / "written" / "run.json").write_text("{}")
+        raise ValueError("no")
+    assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["written", "run.json"]
+
+
 def test_who_may_wait_for_a_lock_gets_it_next(tmp_path):
     asked, got = threading.Event(), threading.Event()
 

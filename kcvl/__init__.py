@@ -9,11 +9,13 @@ Exit codes: 0 done; 1 the data, the model or the machine is at fault (the last l
 
 from __future__ import annotations
 
+import argparse
 import faulthandler
 import os
 import sys
 from collections.abc import Sequence
 
+from kcvl.advice import after_interruption, for_full_memory
 from kcvl.parser import UsageError, make_parser
 from kcvl.terminal import own_warnings, quiet
 
@@ -23,10 +25,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = make_parser().parse_args(words)
     arguments.words = words
-    _import_tensorflow()
-    from kcvl import commands
-    from keras_cv_lectures.errors import DataError, ModelError
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        return _fail(f"interrupted. {after_interruption(arguments)}")
 
+
+def _run(arguments: argparse.Namespace) -> int:
+    try:
+        _import_tensorflow()
+        from kcvl import commands
+        from keras_cv_lectures.errors import DataError, ModelError
+    except ImportError as error:
+        reason = str(error).partition("\n")[0]  # Of a broken TensorFlow it is a page.
+        return _fail(
+            f"a library that it needs cannot be imported: {reason}. Install kcvl again, and what it needs with it, for "
+            f"{sys.executable}: `pip install .` in its folder."
+        )
     try:
         with own_warnings():
             return commands.run(arguments)
@@ -41,17 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _fail(f"{error}. Check the path, the permissions and the free space.")
     except MemoryError:
-        return _fail("the memory is full. Try smaller pictures (--set input_size=HxW) or a smaller batch.")
-    except KeyboardInterrupt:
-        training = arguments.command == "train"
-        return _fail(
-            "interrupted. "
-            + (
-                f"Complete epochs are kept in {arguments.out}: the same command with --resume continues after the last."
-                if training
-                else "What was complete is kept; run the command again."
-            )
-        )
+        return _fail(f"the memory is full. {for_full_memory(arguments.command)}")
 
 
 def _fail(message: object) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from kcvl.advice import for_full_memory, for_unused_gpu
 from kcvl.benchmarking import run_benchmark
 from kcvl.demo import run_demo
 from kcvl.parser import UsageError
@@ -24,7 +25,7 @@ from kcvl.training import open_training_data, run_train
 from kcvl.vocab import run_vocab
 from keras_cv_lectures.data import doctor
 from keras_cv_lectures.errors import DataError, ModelError, PictureError
-from keras_cv_lectures.metadata import metadata_path
+from keras_cv_lectures.metadata import RUN_FILE, metadata_path
 from keras_cv_lectures.predicting import (
     SHOWN_SCORE,
     CaptionResult,
@@ -37,6 +38,7 @@ from keras_cv_lectures.predicting import (
 from keras_cv_lectures.reporting import REPORT, export_run
 from keras_cv_lectures.runners import load_runner
 from keras_cv_lectures.systems import SYSTEMS
+from keras_cv_lectures.training.callbacks import BEST, LAST, STATE
 
 _SHOWN_FILES, _SHOWN_CLASSES, _SHOWN_CAPTIONS = 4, 6, 8
 
@@ -56,8 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _COMMANDS[arguments.command](arguments)
     except tf.errors.ResourceExhaustedError as error:
         raise ModelError(
-            "the memory of the device is full. Try smaller pictures (--set input_size=HxW), a smaller --set batch_size "
-            f"or fewer --set filters. ({str(error).splitlines()[0]})"
+            f"the memory of the device is full. {for_full_memory(arguments.command)} ({str(error).splitlines()[0]})"
         ) from error
     finally:
         logger.handlers[:], logger.propagate = before[:2]
@@ -77,6 +78,11 @@ def _list(arguments) -> int:
 def _demo(arguments) -> int:
     recipe = find_recipe(arguments.system)
     out = output_folder(arguments.out or f"saved_models/{recipe.name}/demo-{time.strftime('%Y%m%d-%H%M%S')}")
+    if any((out / name).exists() for name in (STATE, BEST, LAST)):
+        raise ModelError(f"{out} already holds a training, and the demo begins one of its own. Choose another --out.")
+    unused = for_unused_gpu(len(tf.config.list_physical_devices("GPU")))
+    if unused:
+        say(unused)
     with quiet():
         run_demo(recipe, out, say=say, progress=Progress, command=quoted("kcvl", *arguments.words))
     next_steps(f"open {quoted(out / REPORT)}", f"{quoted('kcvl', 'predict', out)} YOUR_PICTURE.jpg --out predictions")
@@ -108,7 +114,11 @@ def _detector_for(spec: str) -> str:
 
 
 def _evaluate(arguments) -> int:
-    return run_evaluate(arguments, output_folder(arguments.out) if arguments.out else None)
+    out = output_folder(arguments.out) if arguments.out else None
+    if out and (out / RUN_FILE).exists():
+        instead = out / "scores"
+        raise UsageError(f"--out {out} is a run folder, whose own {REPORT} would be replaced. Name another: {instead}.")
+    return run_evaluate(arguments, out)
 
 
 def _predict(arguments) -> int:

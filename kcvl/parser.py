@@ -107,7 +107,9 @@ Writes NAME_classes.png (a palette PNG: its values are the labels) and NAME_over
 picture's own size. A detector writes NAME_overlay.png with the objects drawn, and NAME_objects.json, which lists them
 as COCO does: boxes, scores, masks as run-length codes, keypoints. A captioner writes NAME_caption.png, the picture
 with its sentence, or where the network looked for each word, and NAME_caption.json with the words and their numbers.
+Pictures of other than 1 and 3 channels are arrays (height, width, channels) of uint8, as numpy.save writes them: .npy.
 --tile works in overlapping windows, whose margin and stride are read from the model, or from the card beside a file.
+They are not resized: train with crop_size alone, or the network sees another scale than that of its input_size.
 Networks whose view has no bound (DeepLab, squeeze-and-excitation) need --margin: 64 or more hides the seams.
 Pictures of one name are told apart by their folders' names. A picture that cannot be read, or that the model fails on,
 is skipped and named; the exit code is then 1.
@@ -155,9 +157,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=f"{EXAMPLES}\n{SPEC_HELP}\n{MODEL_HELP}\n{EXIT_HELP}\n`kcvl COMMAND --help` says more about each.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--version", action="version", version=f"keras_cv_lectures {importlib.metadata.version('keras_cv_lectures')}"
-    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     _add(commands, "list", "the systems: paper, year, parameters")
@@ -226,7 +226,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     predict = _add(commands, "predict", "run a model on pictures or folders of pictures", _PREDICT)
     _model(predict)
-    predict.add_argument("paths", nargs="+", metavar="PATH", help="pictures, or folders of pictures")
+    predict.add_argument("paths", nargs="+", metavar="PATH", help="pictures, .npy arrays, or folders of pictures")
     predict.add_argument("--out", required=True, metavar="DIR", help="where class maps, objects and overlays go")
     _tiles(predict)
     _score(predict, "of detectors: objects below it are neither drawn nor listed (default: 0.5)")
@@ -290,6 +290,18 @@ def make_parser() -> argparse.ArgumentParser:
     benchmark.add_argument("--paths", nargs="+", metavar="PATH", help="measure these only, see below")
     benchmark.add_argument("--out", metavar="DIR", help="write benchmark.json, benchmark.md and benchmark.png here")
     return parser
+
+
+class _Version(argparse.Action):
+    """Looks the version up when it is asked for: a folder of sources works without being installed."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        try:
+            version = importlib.metadata.version("keras_cv_lectures")
+        except importlib.metadata.PackageNotFoundError:
+            from keras_cv_lectures import __version__ as version
+        print(f"keras_cv_lectures {version}")
+        parser.exit()
 
 
 class _Parser(argparse.ArgumentParser):

@@ -7,6 +7,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import tensorflow as tf
+
+from kcvl.advice import for_unused_gpu
 from kcvl.parser import UsageError
 from kcvl.resuming import check_same_network, check_same_pictures, continued, earlier_run, resumption, validation_of
 from kcvl.scoring import check_data_fits, check_source_fits
@@ -77,11 +80,10 @@ def run_train(arguments: argparse.Namespace) -> int:
     strategy = make_strategy(arguments.strategy)
     _check_with_strategy(recipe, options, strategy, val_source, len(classes))
 
-    say(_plan(arguments.system, train_source, val_source, options, len(classes)))
+    say(f"{_plan(arguments.system, train_source, val_source, options, len(classes))}; {_devices(strategy)}")
     standing = resumption(folders[0], options) if arguments.resume and not arguments.staged else ""
-    if sizes_told:
-        say(f"Warning: {sizes_told}")
-    for line in (other_pictures, standing):
+    unused = for_unused_gpu(len(tf.config.list_physical_devices("GPU")))
+    for line in (unused, sizes_told and f"Warning: {sizes_told}", other_pictures, standing):
         if line:
             say(line)
     settings = {
@@ -136,7 +138,7 @@ def run_train(arguments: argparse.Namespace) -> int:
     size = [] if options.input_size else ["--size", "{}x{}".format(*options.crop_size)]
     next_steps(
         f"open {quoted(folder / REPORT)}",
-        f"{quoted('kcvl', 'predict', folder)} PICTURE --out predictions",
+        f"{quoted('kcvl', 'predict', folder)} {'PICTURE' if channels in (1, 3) else 'ARRAY.npy'} --out predictions",
         quoted("kcvl", "export", folder, *precision, *size, "--out", folder / "exports"),
     )
     return 0
@@ -198,6 +200,12 @@ def _plan(system: str, train_source: Source, val_source: Source | None, options:
         f"{count_text(classes, 'class', 'classes')}, {count_text(options.epochs, 'epoch')} in "
         f"batches of {options.batch_size}; {validated}"
     )
+
+
+def _devices(strategy: tf.distribute.Strategy) -> str:
+    """What computes, such as "on the CPU" or "on 4 GPUs"."""
+    kind, count = "GPU" if tf.config.list_physical_devices("GPU") else "CPU", strategy.num_replicas_in_sync
+    return f"on the {kind}" if count == 1 else f"on {count} {kind}s"
 
 
 def _check_with_strategy(

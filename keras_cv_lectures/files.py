@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,43 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         if os.path.lexists(old) and not os.path.lexists(path):
             os.replace(old, path)
         shutil.rmtree(work, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(path: str | os.PathLike, busy: Callable[[], Any]) -> Iterator[None]:
+    """Holds a lock on the file `path` while the block lasts, for one process or thread at a time.
+
+    The file is made where there is none, and is removed in the end if it is empty. The lock ends with its process,
+    however that ends. Where there are no locks (Windows, some network disks), nobody is kept out.
+
+    Args:
+        path: of the file; its folder exists.
+        busy: called if somebody else holds the lock; it may raise, else the lock is waited for.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    path = Path(path)
+    while True:
+        with path.open("ab") as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                busy()
+                fcntl.flock(held, fcntl.LOCK_EX)
+            except OSError:
+                pass  # A disk that knows no locks.
+            # Who had the lock before has moved the file away, or deleted it: what is held then is no longer `path`.
+            if not path.exists() or not os.path.samestat(os.fstat(held.fileno()), path.stat()):
+                continue
+            try:
+                yield
+            finally:
+                if path.exists() and not path.stat().st_size:
+                    path.unlink()
+            return
 
 
 def remove_unfinished(folder: str | os.PathLike) -> None:

@@ -176,12 +176,14 @@ def test_a_file_of_open_size_keeps_the_size_of_the_training(sized):
     np.testing.assert_allclose(predict(file, picture).probabilities, expected, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:this model is made for pictures:keras_cv_lectures.errors.KcvlWarning")
 def test_the_card_knows_the_margin_of_tiles(sized, model):
     picture = _picture((42, 50))
     expected = predict_tiled(model, picture, tile=32)
     np.testing.assert_allclose(predict(sized[1], picture, tile=32).probabilities, expected, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:this model is made for pictures:keras_cv_lectures.errors.KcvlWarning")
 def test_the_commands_take_tile_margin_and_stride(sized, tmp_path):
     run, file = sized
     picture = _picture((42, 50))

@@ -219,6 +219,7 @@ def test_every_kind_of_file_gives_the_same_answer(stored, size):
         np.testing.assert_array_equal(result.class_map[clear], expected.argmax(-1)[clear], err_msg=kind)
 
 
+@pytest.mark.filterwarnings("ignore:this model is made for pictures:keras_cv_lectures.errors.KcvlWarning")
 def test_tile_looks_at_the_pictures_own_resolution(stored):
     runners, model = stored
     picture = _picture((101, 77))

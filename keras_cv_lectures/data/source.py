@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_cv_lectures.data.contract import check_example
 from keras_cv_lectures.errors import DataError
 from keras_cv_lectures.text import as_text
 
@@ -118,7 +119,8 @@ class Source:
 def cached(source: Source, max_bytes: int = 1 << 30) -> Source:
     """Keeps decoded examples of `source` in memory until they fill `max_bytes`; the rest is read anew each time.
 
-    The arrays that it returns are read-only, because every caller gets the same ones.
+    The arrays that it returns are read-only views, because every caller gets the same ones; those of `source` itself
+    stay as they are.
     """
     kept: dict[int, dict[str, Any]] = {}
     lock = threading.Lock()
@@ -129,10 +131,7 @@ def cached(source: Source, max_bytes: int = 1 << 30) -> Source:
         example = kept.get(index)
         if example is None:
             # Outside the lock, so that several threads decode at once; reading one example twice is harmless.
-            example = source.read(index)
-            for value in example.values():
-                if isinstance(value, np.ndarray):
-                    value.flags.writeable = False
+            example = {key: _read_only(value) for key, value in source.read(index).items()}
             size = sum(v.nbytes for v in example.values() if isinstance(v, np.ndarray))
             with lock:
                 if index not in kept and used + size <= max_bytes:
@@ -141,6 +140,15 @@ def cached(source: Source, max_bytes: int = 1 << 30) -> Source:
         return dict(example)
 
     return replace(source, read=read)
+
+
+def _read_only(value: Any) -> Any:
+    """A view of an array that cannot be written through; anything else as it is."""
+    if not isinstance(value, np.ndarray):
+        return value
+    view = value.view()
+    view.flags.writeable = False
+    return view
 
 
 def to_dataset(
@@ -179,12 +187,13 @@ def to_dataset(
         `index` () int64, the position in `source`.
 
     Raises:
-        DataError: `source` is empty, or its first example cannot be read. An error in a later example surfaces as
-            `tf.errors.OpError` from the iterator; `data_error` gives its text back.
+        DataError: `source` is empty, or its first example cannot be read or is refused by `check_example`. An error in
+            a later example surfaces as `tf.errors.OpError` from the iterator; `data_error` gives its text back.
     """
     if len(source) == 0:
         raise DataError(f"{source.name} has no examples. Check the path and the list file.")
     template = _arrays(source.read(0))
+    check_example(template, f"{source.name}, example {source.ids[0]}")
     if keys is not None:
         keys = tuple(keys)
         if set(keys) - set(template):
@@ -209,9 +218,10 @@ def to_dataset(
 
     @_counted
     def read(epoch: np.ndarray, index: np.ndarray, turn: np.ndarray) -> list[np.ndarray]:
-        arrays = _arrays(source.read(int(index)), names)
+        arrays, where = _arrays(source.read(int(index)), names), f"{source.name}, example {source.ids[int(index)]}"
+        check_example(arrays, where)
         for name in names:
-            _check_like(template, arrays, name, f"{source.name}, example {source.ids[int(index)]}")
+            _check_like(template, arrays, name, where)
         # An example met again within an epoch gets another seed, or it would be augmented alike every time.
         state = np.random.SeedSequence((seed, int(epoch), int(index), int(turn))).generate_state(2)
         return [state.view(np.int32), *(arrays[name] for name in names)]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_cv_lectures.data.contract import check_example
 from keras_cv_lectures.data.headers import FIRST_TURNED, is_deep_grey, orientation
 from keras_cv_lectures.data.labels import IGNORE
 from keras_cv_lectures.data.object_survey import NAMED, ObjectCount, ObjectSurvey, listed, some
@@ -95,6 +96,7 @@ class Survey:
         self.deep = 0
         self.brightest = 0
         self.readable = 0
+        self.channels: int | None = None
         self.masks = 0
         self.objects = ObjectSurvey(source)
         self.rows_left_out: list[str] = []
@@ -106,10 +108,16 @@ class Survey:
         """Counts one example; `files` are those that it was read from, the picture first.
 
         Raises:
-            DataError: its mask holds what cannot be a label; then nothing of it is counted.
+            DataError: it has no picture, `check_example` refuses it, or its mask holds what cannot be a label; then
+                nothing of it is counted.
         """
+        where = f"{self.source.name}, example {name}"
+        if "image" not in example:
+            raise DataError(f"{where} has no 'image'. Let the reader give (H, W, C) uint8.")
+        check_example(example, where, channels=self.channels)
         image = example["image"]
-        counts = label_counts(example["mask"], f"{self.source.name}, example {name}") if "mask" in example else None
+        counts = label_counts(example["mask"], where) if "mask" in example else None
+        self.channels = image.shape[-1]
         self.readable += 1
         self.sizes[image.shape[:2]] += 1
         if image.shape[-1] == 3 and (image[..., :1] == image[..., 1:]).all():

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from keras_cv_lectures.data import Source
+from keras_cv_lectures.data.contract import check_example
 from keras_cv_lectures.errors import DataError, ModelError
 from keras_cv_lectures.evaluating.classes import Progress, check_pixel_classes
 from keras_cv_lectures.metrics import boundary_f1, confusion_matrix, scores
@@ -73,7 +74,8 @@ def evaluate_segmentation(
         progress: called with (done, total) after every picture.
 
     Raises:
-        DataError: there is nothing to compare with, or the model and the masks do not have the same classes.
+        DataError: there is nothing to compare with, a mask is not of its picture's size, or the model and the masks do
+            not have the same classes.
         ModelError: the model is a detector, or cannot be tiled as asked.
     """
     if len(source) == 0:
@@ -90,6 +92,7 @@ def evaluate_segmentation(
                 f"{source.name} has no masks of classes to compare with.{boxes} Give labelled pictures, such as "
                 "folder:IMAGES,MASKS."
             )
+        check_example(example, f"{source.name}, example {source.ids[index]}")
         if size is not None:
             example = resize_example(example, size)
         result = predict(runner, example["image"], tile=tile, margin=margin, stride=stride)

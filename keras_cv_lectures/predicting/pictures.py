@@ -11,6 +11,8 @@ import numpy as np
 from keras_cv_lectures.data.images import IMAGE_SUFFIXES, read_image
 from keras_cv_lectures.errors import DataError
 
+# Of a picture with any number of channels; not among the pictures of a folder, where masks may lie as arrays.
+ARRAY_SUFFIX = ".npy"
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as in training
 
 
@@ -34,8 +36,10 @@ def read_picture(image: Any) -> tuple[np.ndarray, str]:
     """One picture as (H, W, C) uint8, and its name ("" where it has none).
 
     Args:
-        image: path of a file; (H, W, C) or (H, W) array, uint8 or numbers in 0..255 (fractions are rounded, as the
-            exported models take whole grey levels); a PIL image, used as it is (no EXIF rotation).
+        image: path of a file, of any number of channels where it is a `.npy` array; (H, W, C) or (H, W) array, uint8 or
+            numbers in 0..255 (fractions are rounded, as the exported models take whole grey levels); a PIL image, used
+            as it is (no EXIF rotation). Of uint8 an array is not copied, and a `.npy` file is mapped and not read, so
+            that either may be larger than memory.
 
     Raises:
         DataError: for a file that is no picture, or an array of another shape or range, naming the repair.
@@ -43,6 +47,8 @@ def read_picture(image: Any) -> tuple[np.ndarray, str]:
     file = file_of(image)
     name = file.stem if file else ""
     if isinstance(image, str | os.PathLike):
+        if file.suffix.lower() == ARRAY_SUFFIX:
+            return _from_file(file), name
         return read_image(image, channels=None), name
     return _from_pil(image) if _is_pil(image) else _from_array(np.asarray(image)), name
 
@@ -76,7 +82,7 @@ def with_channels(picture: np.ndarray, channels: int) -> np.ndarray:
         return (picture.astype(np.float32) @ _LUMA + 0.5).astype(np.uint8)[..., None]
     raise DataError(
         f"The model takes {channels} channels, the picture has {given}. Grey (1) and RGB (3) are converted into each "
-        f"other; give any other picture as an array (H, W, {channels})."
+        f"other; give any other picture as an array (H, W, {channels}), or its path as saved by numpy.save."
     )
 
 
@@ -103,6 +109,20 @@ def _from_pil(image: Any) -> np.ndarray:
         return _from_array(np.asarray(image))
     # By way of RGBA, because Pillow warns where a palette's transparency would be lost silently.
     return np.asarray((image.convert("RGBA") if image.mode in ("P", "PA", "RGBa") else image).convert("RGB"))
+
+
+def _from_file(file: Path) -> np.ndarray:
+    """The picture in a `.npy` file; nothing in it is run."""
+    try:
+        if not file.is_file():
+            raise OSError("it does not exist or is not a file")
+        array = np.lib.format.open_memmap(file, mode="r")
+    except (OSError, ValueError, OverflowError, TypeError) as error:
+        raise DataError(f"{file} is no array of numbers as numpy.save writes it ({error}). Save it again.") from error
+    try:
+        return _from_array(np.asarray(array))
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from error
 
 
 def _from_array(image: np.ndarray) -> np.ndarray:

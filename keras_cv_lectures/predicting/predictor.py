@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import keras
 import numpy as np
 
 from keras_cv_lectures.data.labels import default_colors
-from keras_cv_lectures.errors import DataError, ModelError
+from keras_cv_lectures.errors import DataError, KcvlWarning, ModelError
 from keras_cv_lectures.postprocessing.segmentation import class_map_at, resize_probabilities
 from keras_cv_lectures.predicting.caption_result import CaptionResult
 from keras_cv_lectures.predicting.captioning import caption
@@ -38,6 +39,7 @@ from keras_cv_lectures.runners import Runner
 Colors = Sequence[tuple[int, int, int]]
 Result = SegmentationResult | DetectionResult | CaptionResult
 # Probabilities of a tiled picture are kept up to this size, and made again when asked for above it.
+_OTHER_SCALE = 1.5  # A picture so many times as large as in training shows things that the network does not know so.
 _KEPT_BYTES = 64 * 2**20
 
 
@@ -62,8 +64,9 @@ def predict(
     * a file of one size of such a run gets pictures of another size in overlapping windows, with the margin and stride
       that its card names: where the margin holds the receptive field, that equals the run's answer but near the
       picture's border, beyond which windows see a mirror image;
-    * with `tile`, it is predicted at its own resolution in overlapping windows (see `predict_tiled`), in memory that
-      does not grow with the picture;
+    * with `tile`, it is predicted at its own resolution in overlapping windows (see `predict_tiled`), in memory of the
+      network that does not grow with the picture; a `KcvlWarning` says so, once, where the training size is known and
+      the picture is larger by half or more, since the network then sees another scale;
     * a network of valid convolutions, whose answer is smaller than what it sees, always gets overlapping windows with
       mirrored borders, so that its answer covers the whole picture.
 
@@ -72,9 +75,9 @@ def predict(
 
     Args:
         model: a `keras.Model`, a runner, or the path of a `.keras` file, run folder, SavedModel or `.tflite`.
-        image: a picture: path, (H, W, C) or (H, W) array with values in 0..255 (uint8 or numbers, which are rounded),
-            or a PIL image. Grey and RGB are converted into each other as the model needs. Or several: a folder, or a
-            list or any iterable of pictures.
+        image: a picture: path (also of an array that `numpy.save` wrote, `.npy`), (H, W, C) or (H, W) array with values
+            in 0..255 (uint8 or numbers, which are rounded), or a PIL image. Grey and RGB are converted into each other
+            as the model needs. Or several: a folder, or a list or any iterable of pictures.
         tile: None, "auto", or the side or (height, width) in pixels of the windows.
         margin: see `predict_tiled`; for models that get windows without `tile`, too.
         stride: the same.
@@ -151,6 +154,7 @@ class _Predictor:
         if self._is_tiled():
             for image in images:
                 picture, name = read_picture(image)
+                self._warn_of_scale(picture.shape[:2])
                 if self._is_one_window(picture):
                     outputs = self.runner(self._adapted(picture)[None])
                     yield self._result(picture, name, segmentation_output(outputs, "probabilities", self.runner)[0])
@@ -211,6 +215,21 @@ class _Predictor:
 
     def _is_tiled(self) -> bool:
         return self.tile is not None or self.runner.metadata.tiled or loses_border(self.runner)
+
+    def _warn_of_scale(self, seen: tuple[int, int]) -> None:
+        """Says once a model that windows of a picture of size `seen` show things larger than in training."""
+        size = self.runner.metadata.input_size
+        if self.tile is None or size is None or max(s / n for s, n in zip(seen, size, strict=True)) < _OTHER_SCALE:
+            return
+        if not self.runner.facts.get("scale_told"):  # Not of every picture of a folder.
+            self.runner.facts["scale_told"] = True
+            warnings.warn(
+                f"this model is made for pictures brought to {size[0]}x{size[1]} (height x width); tiles see "
+                f"{seen[0]}x{seen[1]} unshrunk, where everything is larger than it learned. Train with crop_size alone "
+                "for tiles, or leave `tile` (--tile) out.",
+                KcvlWarning,
+                stacklevel=4,
+            )
 
     def _is_one_window(self, picture: np.ndarray) -> bool:
         """Whether a file that pictures are cut into windows for takes this one whole, as its model would."""

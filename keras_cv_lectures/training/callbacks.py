@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 import math
 import time
@@ -221,6 +222,13 @@ class StopOnNaN(keras.callbacks.Callback):
                 "rate that is too high (try a tenth, or clip_norm=1), or label values outside the classes (run "
                 "`kcvl doctor` on the data). The checkpoint of the epoch before is kept."
             )
+
+
+def tensorboard(folder: Path, chief: bool) -> list[keras.callbacks.Callback]:
+    """What writes for TensorBoard, where that is installed and this process writes the run folder."""
+    if not chief or importlib.util.find_spec("tensorboard") is None:
+        return []
+    return [keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False)]
 
 
 def _remember_saved_attributes() -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
 from keras_cv_lectures.data import Source
+from keras_cv_lectures.data.contract import check_example
 from keras_cv_lectures.data.headers import picture_sizes
 from keras_cv_lectures.data.objects import without_sides
 from keras_cv_lectures.errors import DataError, KcvlWarning, ModelError
+from keras_cv_lectures.files import locked
 from keras_cv_lectures.metadata import read_metadata
 from keras_cv_lectures.preprocessing import Augmentation, resize_rule
 from keras_cv_lectures.recipe import Recipe, TrainingOptions
@@ -22,6 +25,8 @@ from keras_cv_lectures.text import SPECIAL_WORDS
 from keras_cv_lectures.training.callbacks import BEST, LAST, STATE
 from keras_cv_lectures.training.scores import VALIDATION
 
+# Held by the process that writes a run folder, and gone when it has ended; empty where it was killed.
+LOCK = "training.lock"
 # Also of one replica.
 _MIRRORED = (tf.distribute.MirroredStrategy, tf.distribute.MultiWorkerMirroredStrategy)
 
@@ -41,8 +46,44 @@ def check_folder(out: Path, resume: bool) -> None:
         )
 
 
+@contextlib.contextmanager
+def sole_training(out: Path, resume: bool, *, writes: bool) -> Iterator[None]:
+    """Makes `out` and keeps every other training out of it while the block lasts; leaves no empty folder.
+
+    Args:
+        out: the run folder.
+        resume: as in `check_folder`, which is asked again once nobody else writes.
+        writes: whether this process writes the folder; one that does not keeps nobody out.
+
+    Raises:
+        ModelError: another training writes there, or as `check_folder`.
+    """
+
+    def refuse():
+        raise ModelError(
+            f"another training is writing to {out}, and each would delete what the other keeps. Wait until it has "
+            "ended, or choose another --out."
+        )
+
+    if not writes:
+        yield
+        return
+    there = out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(out / LOCK, refuse):
+            check_folder(out, resume)
+            yield
+    finally:
+        if not there:
+            with contextlib.suppress(OSError):  # It is not empty.
+                out.rmdir()
+
+
 def check_sources(recipe: Recipe, train_source: Source, val_source: Source | None) -> None:
-    """Refuses pictures without what `recipe` learns, and validation data whose labels mean other classes."""
+    """Refuses pictures without what `recipe` learns, those whose first example breaks what readers promise, and
+    validation data whose labels mean other classes.
+    """
     if len(train_source) == 0:
         raise DataError(f"{train_source.name} holds no pictures; there is nothing to train on.")
     if val_source is not None and len(val_source) == 0:
@@ -53,6 +94,7 @@ def check_sources(recipe: Recipe, train_source: Source, val_source: Source | Non
     for source in (train_source, val_source):
         if source is not None:
             recipe.check_source(source)
+            check_example(source[0], f"{source.name}, example {source.ids[0]}")
     if val_source is None or "captions" in recipe.keys:  # The labels of captioners are words.
         return
     kind = "object_classes" if "boxes" in recipe.keys else "classes"
@@ -221,6 +263,7 @@ __all__ = [
     "check_scores",
     "check_sources",
     "check_words",
+    "sole_training",
     "warn_of_cut_pictures",
     "warn_of_shared_pictures",
     "warn_of_unmirrored_keypoints",

@@ -8,7 +8,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from keras_cv_lectures.metadata import RUN_FILE, Metadata
 from keras_cv_lectures.preprocessing import Augmentation
 from keras_cv_lectures.recipe import Recipe, TrainingOptions
 from keras_cv_lectures.runners import load_runner, machine
-from keras_cv_lectures.training.callbacks import BEST, LAST, Checkpoints, StopOnNaN, save_model
+from keras_cv_lectures.training.callbacks import BEST, LAST, Checkpoints, StopOnNaN, save_model, tensorboard
 from keras_cv_lectures.training.checks import (
     check_folder,
     check_network,
@@ -33,6 +33,7 @@ from keras_cv_lectures.training.checks import (
     check_scores,
     check_sources,
     check_words,
+    sole_training,
     warn_of_cut_pictures,
     warn_of_shared_pictures,
     warn_of_unmirrored_keypoints,
@@ -109,8 +110,8 @@ def train(
         ValueError: options that exclude each other, such as `keep_best` by a score that is not measured, or that the
             system or the strategy cannot do anything with.
         DataError: for pictures or masks that cannot be trained on, naming the file.
-        ModelError: for a NaN loss, a checkpoint that does not fit, a full folder without `resume`, models in the folder
-            that no checkpoint goes with, or a worker of the cluster that went away.
+        ModelError: for a NaN loss, a checkpoint that does not fit, a full folder without `resume` or one that another
+            training writes to, models that no checkpoint goes with, or a worker of the cluster that went away.
     """
     out = Path(out)
     options = options or recipe.options
@@ -165,111 +166,114 @@ def train(
         )
         # What is restored needs its variables, and TensorFlow would trace the step twice.
         model.optimizer.build(model.trainable_variables)
-        checkpoints = Checkpoints(
-            out,
-            monitor=options.keep_best,
-            seed=options.seed,
-            writes=chief,
-            patience=options.patience,
-            # One of the caller's callbacks may measure it after an epoch.
-            sometimes=bool(callbacks) or options.keep_best.removeprefix(VALIDATION) in recipe.epoch_score_names,
-        )
-        first_epoch = checkpoints.restore(model) if resume else 0
-        if first_epoch:
-            stand_at(model.optimizer, first_epoch * steps)
-    if chief and val_source is None and first_epoch < options.epochs and checkpoints.was_validated():
-        warnings.warn(
-            f"the epochs so far were judged by {options.keep_best}, and without validation data none of those to come "
-            f"is: {BEST} stays as it is. Give `val_source` (--val) to go on choosing.",
-            KcvlWarning,
-            stacklevel=2,
-        )
-    described, asked = val_source, augment
-    if options.cache_features:
-        pictures, described = trained_on_features(model, options, pictures, val_source, verbose=verbose if chief else 0)
-        train_source, augment = recipe.add_weights(pictures, options, class_weights), Augmentation.none()
-
-    metadata = Metadata(
-        system=recipe.name,
-        classes=classes,
-        colors=colors,
-        input_size=options.input_size,
-        config=_told(config),
-        keypoint_names=train_source.keypoint_names if "keypoints" in recipe.keys else (),
+    checkpoints = Checkpoints(
+        out,
+        monitor=options.keep_best,
+        seed=options.seed,
+        writes=chief,
+        patience=options.patience,
+        # One of the caller's callbacks may measure it after an epoch.
+        sometimes=bool(callbacks) or options.keep_best.removeprefix(VALIDATION) in recipe.epoch_score_names,
     )
-    if chief:
-        write_json(
-            out / RUN_FILE,
-            {
-                **metadata.to_json(),
-                "channels": channels,
-                "options": _told(dataclasses.asdict(options)),
-                "augmentation": dataclasses.asdict(asked),
-                "class_weights": class_weights,
-                "parameters": model.count_params(),
-                "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
-                "machine": machine(),
-                "seconds": round(checkpoints.seconds_before, 1),
-                "train_root": picture_root(pictures),
-                "kept": checkpoints.kept,
-                **(record or {}),
-            },
-        )
-        write_text(out / "train_ids.txt", "\n".join(pictures.ids) + "\n")
-
-    captions = options.captions
-    if "captions" in recipe.keys and options.captions_per_picture == "all":
-        # Rows that no picture fills would be computed all the same.
-        captions = most_captions(train_source, val_source, limit=captions)
-
-    def context(steps):
-        used = dataclasses.replace(options, steps_per_epoch=steps, captions=captions)
-        return recipe.context(config, used, classes)
-
-    batches = recipe.make_batches(
-        to_dataset(
-            train_source,
-            shuffle=True,
-            seed=options.seed,
-            first_epoch=first_epoch,
-            epochs=options.epochs,
-            examples_per_epoch=steps * options.batch_size,
-            keys=keys_of(recipe, train_source),
-        ),
-        output_size=options.crop_size or options.input_size,
-        base_size=options.input_size,
-        batch_size=options.batch_size,
-        augmentation=augment,
-        channels=channels,
-        drop_remainder=True,
-        context=context(steps),
-    )
-    checkpoints.started = time.perf_counter()
-    if first_epoch < options.epochs and not checkpoints.without_gain():
-        with _readable_errors(strategy), warnings.catch_warnings():
-            # Keras says so of validation data whose batches cannot be counted beforehand.
-            warnings.filterwarnings("ignore", message="Your input ran out of data")
-            model.fit(
-                sharded(batches),
-                epochs=options.epochs,
-                initial_epoch=first_epoch,
-                steps_per_epoch=steps,
-                validation_data=validation_batches(recipe, described, options, channels, context(None)),
-                callbacks=[
-                    StopOnNaN(),
-                    *_scores(recipe, options, model, val_source, metadata, strategy),
-                    *callbacks,
-                    *_tensorboard(out, chief),
-                    checkpoints,
-                ],
-                verbose=verbose if chief else 0,
-                shuffle=False,
+    with sole_training(out, resume, writes=chief):
+        with strategy.scope():
+            first_epoch = checkpoints.restore(model) if resume else 0
+            if first_epoch:
+                stand_at(model.optimizer, first_epoch * steps)
+        if chief and val_source is None and first_epoch < options.epochs and checkpoints.was_validated():
+            warnings.warn(
+                f"the epochs so far were judged by {options.keep_best}, and without validation data none of those to "
+                f"come is: {BEST} stays as it is. Give `val_source` (--val) to go on choosing.",
+                KcvlWarning,
+                stacklevel=2,
             )
-    if chief:
-        save_model(model, out / LAST)
-        if not (out / BEST).exists():
-            save_model(model, out / BEST)
-        write_json(out / RUN_FILE, {**read_json(out / RUN_FILE), "kept": checkpoints.kept})
+        described, asked = val_source, augment
+        if options.cache_features:
+            told = verbose if chief else 0
+            pictures, described = trained_on_features(model, options, pictures, val_source, verbose=told)
+            train_source, augment = recipe.add_weights(pictures, options, class_weights), Augmentation.none()
+
+        metadata = Metadata(
+            system=recipe.name,
+            classes=classes,
+            colors=colors,
+            input_size=options.input_size,
+            config=_told(config),
+            keypoint_names=train_source.keypoint_names if "keypoints" in recipe.keys else (),
+        )
+        if chief:
+            write_json(
+                out / RUN_FILE,
+                {
+                    **metadata.to_json(),
+                    "channels": channels,
+                    "options": _told(dataclasses.asdict(options)),
+                    "augmentation": dataclasses.asdict(asked),
+                    "class_weights": class_weights,
+                    "parameters": model.count_params(),
+                    "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
+                    "machine": machine(),
+                    "seconds": round(checkpoints.seconds_before, 1),
+                    "train_root": picture_root(pictures),
+                    "kept": checkpoints.kept,
+                    **(record or {}),
+                },
+            )
+            write_text(out / "train_ids.txt", "\n".join(pictures.ids) + "\n")
+
+        captions = options.captions
+        if "captions" in recipe.keys and options.captions_per_picture == "all":
+            # Rows that no picture fills would be computed all the same.
+            captions = most_captions(train_source, val_source, limit=captions)
+
+        def context(steps):
+            used = dataclasses.replace(options, steps_per_epoch=steps, captions=captions)
+            return recipe.context(config, used, classes)
+
+        batches = recipe.make_batches(
+            to_dataset(
+                train_source,
+                shuffle=True,
+                seed=options.seed,
+                first_epoch=first_epoch,
+                epochs=options.epochs,
+                examples_per_epoch=steps * options.batch_size,
+                keys=keys_of(recipe, train_source),
+            ),
+            output_size=options.crop_size or options.input_size,
+            base_size=options.input_size,
+            batch_size=options.batch_size,
+            augmentation=augment,
+            channels=channels,
+            drop_remainder=True,
+            context=context(steps),
+        )
+        checkpoints.started = time.perf_counter()
+        if first_epoch < options.epochs and not checkpoints.without_gain():
+            with _readable_errors(strategy), warnings.catch_warnings():
+                # Keras says so of validation data whose batches cannot be counted beforehand.
+                warnings.filterwarnings("ignore", message="Your input ran out of data")
+                model.fit(
+                    sharded(batches),
+                    epochs=options.epochs,
+                    initial_epoch=first_epoch,
+                    steps_per_epoch=steps,
+                    validation_data=validation_batches(recipe, described, options, channels, context(None)),
+                    callbacks=[
+                        StopOnNaN(),
+                        *_scores(recipe, options, model, val_source, metadata, strategy),
+                        *callbacks,
+                        *tensorboard(out, chief),
+                        checkpoints,
+                    ],
+                    verbose=verbose if chief else 0,
+                    shuffle=False,
+                )
+        if chief:
+            save_model(model, out / LAST)
+            if not (out / BEST).exists():
+                save_model(model, out / BEST)
+            write_json(out / RUN_FILE, {**read_json(out / RUN_FILE), "kept": checkpoints.kept})
     return TrainingRun(
         folder=out,
         model=model,
@@ -361,11 +365,3 @@ def _readable_errors(strategy) -> Iterator[None]:
             f"the run could not be written: {error}. Free space or choose another --out; the last complete "
             "checkpoint is kept, and --resume continues from it."
         ) from error
-
-
-def _tensorboard(out: Path, chief: bool) -> list[Callable]:
-    import importlib.util
-
-    if not chief or importlib.util.find_spec("tensorboard") is None:
-        return []
-    return [keras.callbacks.TensorBoard(out / "tensorboard", write_graph=False)]

@@ -6,13 +6,12 @@ import contextlib
 import dataclasses
 import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import keras
 
 from keras_cv_lectures.errors import ModelError
-from keras_cv_lectures.files import digest
+from keras_cv_lectures.files import digest, locked
 
 BASE_URL = "https://download.pytorch.org/models/"
 _CHUNK = 2**20
@@ -184,35 +183,9 @@ def _download(file: PublishedFile, part: Path, path: Path) -> None:
     os.replace(part, path)
 
 
-@contextlib.contextmanager
-def _alone(part: Path) -> Iterator[None]:
-    """Waits until nobody else writes to `part`, and keeps others waiting meanwhile; leaves no empty file.
-
-    The lock ends with its process, however that ends. Where there is none (Windows, some network disks), nobody waits.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    while True:
-        with part.open("ab") as held:
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                _log.info("waiting for another download of %s", part.with_suffix("").name)
-                fcntl.flock(held, fcntl.LOCK_EX)
-            except OSError:
-                pass  # A disk that knows no locks.
-            # Who had the lock before has moved the file away, or deleted it: what is held then is no longer `part`.
-            if not part.exists() or not os.path.samestat(os.fstat(held.fileno()), part.stat()):
-                continue
-            try:
-                yield
-            finally:
-                if part.exists() and not part.stat().st_size:
-                    part.unlink()
-            return
+def _alone(part: Path) -> contextlib.AbstractContextManager[None]:
+    """Waits until nobody else writes to `part`, and keeps others waiting meanwhile; leaves no empty file."""
+    return locked(part, lambda: _log.info("waiting for another download of %s", part.with_suffix("").name))
 
 
 def _fetch(url: str, part: Path) -> None:

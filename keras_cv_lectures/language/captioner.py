@@ -307,6 +307,11 @@ def _or_one(total):
     return ops.where(total > 0, total, ops.ones_like(total))
 
 
+def weights_of_backbone(weights: str | os.PathLike | None) -> str | os.PathLike | None:
+    """`weights` if they are of the whole network; other people's files are of the decoder alone."""
+    return weights if weights is not None and str(weights).endswith((".keras", ".h5")) else None
+
+
 def load_captioner(model: Captioner, path: str | os.PathLike) -> None:
     """Loads the weights at `path`, all of them: a decoder in part would speak in the words of another vocabulary.
 
@@ -324,4 +329,4 @@ def load_captioner(model: Captioner, path: str | os.PathLike) -> None:
         ) from error
 
 
-__all__ = ["Captioner", "flatten", "load_captioner"]
+__all__ = ["Captioner", "flatten", "load_captioner", "weights_of_backbone"]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_cv_lectures.backbones import resnet50_v1_5, resnet101_v1_5, resolve_backbone
+from keras_cv_lectures.backbones import resnet50_v1_5, resnet101_v1_5, resolve_backbone, warn_of_frozen_noise
 from keras_cv_lectures.layers import ImageNormalization, ResizeCornersLike
 from keras_cv_lectures.segmentation import deeplab_vgg
 from keras_cv_lectures.segmentation.aspp import DECODERS, deeplab_v3_head, deeplab_v3plus_decoder
@@ -22,7 +22,6 @@ from keras_cv_lectures.segmentation.heads import (
     finished,
     logits_like,
     picture_input,
-    warn_of_frozen_noise,
 )
 from keras_cv_lectures.signatures import explain_arguments, one_of, refuse_given
 

@@ -26,7 +26,8 @@ class TrainingOptions:
             running means of gradient and square, centred, momentum 0.9).
         learning_rate: the highest of the schedule.
         momentum: of "sgd".
-        weight_decay: decoupled weight decay, not applied to biases and normalisation; "adam" has none.
+        weight_decay: not applied to biases and normalisation; of "sgd" the factor of the weights in the gradient, after
+            clipping (the L2 penalty of Caffe and PyTorch), of "adamw" and "rmsprop" decoupled; "adam" has none.
         schedule: "cosine", "poly" (power 0.9) or "constant".
         warmup_epochs: epochs of linear warm-up from zero; may be a fraction.
         clip_norm: largest global norm of a gradient, or None.

@@ -17,7 +17,7 @@ def make_optimizer(options: TrainingOptions, steps_per_epoch: int) -> keras.opti
     }
     decay = options.weight_decay or None
     kind, settings = {
-        "sgd": (keras.optimizers.SGD, {"momentum": options.momentum, "weight_decay": decay}),
+        "sgd": (PenalizedSGD, {"momentum": options.momentum, "weight_decay": decay}),
         "rmsprop": (
             keras.optimizers.RMSprop,
             {"rho": 0.95, "momentum": 0.9, "centered": True, "epsilon": 1e-4, "weight_decay": decay},
@@ -31,6 +31,24 @@ def make_optimizer(options: TrainingOptions, steps_per_epoch: int) -> keras.opti
     if options.optimizer != "adam" and options.weight_decay:
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return optimizer
+
+
+@keras.saving.register_keras_serializable("keras_cv_lectures")
+class PenalizedSGD(keras.optimizers.SGD):
+    """SGD whose weight decay is the gradient of an L2 penalty, as in Caffe, PyTorch and the papers that use them.
+
+    It is added after clipping and goes through the momentum: over many steps a weight loses `1 / (1 - momentum)` times
+    the share `learning_rate * weight_decay` of it that Keras's own SGD takes off beside the momentum.
+    """
+
+    def _apply_weight_decay(self, variables):
+        pass
+
+    def update_step(self, gradient, variable, learning_rate):
+        if self.weight_decay is not None and self._use_weight_decay(variable):
+            decay = keras.ops.multiply(variable, keras.ops.cast(self.weight_decay, variable.dtype))
+            gradient = keras.ops.add(keras.ops.cast(gradient, variable.dtype), decay)
+        super().update_step(gradient, variable, learning_rate)
 
 
 def _clipping_sums(kind: type[keras.optimizers.Optimizer]) -> type[keras.optimizers.Optimizer]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import keras
 
 from keras_cv_lectures.recipe import TrainingOptions
@@ -67,7 +69,7 @@ def _clipping_sums(kind: type[keras.optimizers.Optimizer]) -> type[keras.optimiz
 
 
 def make_schedule(options: TrainingOptions, steps_per_epoch: int):
-    """Learning rate over steps: linear warm-up from zero, then cosine or poly (power 0.9) to zero, or constant."""
+    """Rate over steps: linear warm-up from zero, then cosine or poly (power 0.9) to zero, steps down, or constant."""
     total = max(1, options.epochs * steps_per_epoch)
     warmup = min(round(options.warmup_epochs * steps_per_epoch), total - 1)
     if options.schedule == "cosine":
@@ -77,6 +79,10 @@ def make_schedule(options: TrainingOptions, steps_per_epoch: int):
             warmup_target=options.learning_rate if warmup else None,
             warmup_steps=warmup,
         )
+    if options.schedule == "steps":
+        stones = options.milestones if isinstance(options.milestones, tuple | list) else (options.milestones,)
+        falls = [round(epoch * steps_per_epoch) for epoch in stones]
+        return Steps(options.learning_rate, warmup, falls, options.milestone_factor)
     return WarmUp(options.learning_rate, warmup, total, 0.9 if options.schedule == "poly" else 0.0)
 
 
@@ -130,4 +136,27 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
             "warmup_steps": self.warmup_steps,
             "total_steps": self.total_steps,
             "power": self.power,
+        }
+
+
+@keras.saving.register_keras_serializable("keras_cv_lectures")
+class Steps(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear warm-up, then `rate`, multiplied by `factor` from each of the steps `falls` on."""
+
+    def __init__(self, rate: float, warmup_steps: int, falls: Sequence[int], factor: float):
+        self.rate, self.warmup_steps, self.falls, self.factor = rate, warmup_steps, list(falls), factor
+
+    def __call__(self, step):
+        ops = keras.ops
+        step = ops.cast(step, "float32")
+        fallen = ops.sum(ops.cast(step >= ops.convert_to_tensor(self.falls, "float32"), "float32"))
+        warm = ops.minimum(step / max(1, self.warmup_steps), 1.0) if self.warmup_steps else 1.0
+        return self.rate * warm * self.factor**fallen
+
+    def get_config(self):
+        return {
+            "rate": self.rate,
+            "warmup_steps": self.warmup_steps,
+            "falls": self.falls,
+            "factor": self.factor,
         }

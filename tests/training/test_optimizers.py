@@ -1,8 +1,9 @@
-"""The optimizers of the trainer by hand: what weight decay takes off a weight."""
+"""The optimizers of the trainer by hand: what weight decay takes off a weight, and when a rate falls."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 
 import keras
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from keras_cv_lectures.recipe import TrainingOptions
-from keras_cv_lectures.training.optimizers import make_optimizer
+from keras_cv_lectures.training.optimizers import make_optimizer, make_schedule
 
 RATE, DECAY, MOMENTUM = 0.1, 0.5, 0.9
 
@@ -86,3 +87,32 @@ def test_the_gradient_of_a_table_decays_all_its_rows():
 def test_it_is_kept_in_a_file():
     again = keras.optimizers.deserialize(keras.optimizers.serialize(made()[0]))
     assert (type(again).__name__, again.weight_decay, again.momentum) == ("PenalizedSGD", DECAY, MOMENTUM)
+
+
+def test_a_rate_that_falls_by_hand():
+    """Ten steps an epoch: up until step 5, a fifth from 20 on and a fifth of that from 25 on."""
+    options = TrainingOptions(
+        learning_rate=1.0, schedule="steps", milestones=(2, 2.5), milestone_factor=0.2, epochs=4, warmup_epochs=0.5
+    )
+    schedule = make_schedule(options, 10)
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(schedule))
+    expected = {0: 0, 2: 0.4, 5: 1, 19: 1, 20: 0.2, 24: 0.2, 25: 0.04, 50: 0.04}
+    for rate in (schedule, again):
+        assert {step: float(rate(step)) for step in expected} == pytest.approx(expected)
+    one = make_schedule(dataclasses.replace(options, milestones=3, warmup_epochs=0), 10)
+    assert [float(one(step)) for step in (0, 29, 30)] == pytest.approx([1, 1, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"schedule": "steps"}, "`milestones` must be the epochs.*Received: milestones=\\(\\), schedule='steps'"),
+        ({"schedule": "steps", "milestones": (11, 8)}, "`milestones` must be the epochs, in ascending order"),
+        ({"schedule": "steps", "milestones": "12"}, "`milestones` must be the epochs"),
+        ({"schedule": "steps", "milestones": -1}, "`milestones` must be the epochs"),
+        ({"schedule": "steps", "milestones": 3, "milestone_factor": 10}, "`milestone_factor` must be between 0 and 1"),
+    ],
+)
+def test_milestones_that_are_none(options, message):
+    with pytest.raises(ValueError, match=message):
+        TrainingOptions(**options)

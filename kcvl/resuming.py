@@ -117,7 +117,7 @@ def resumption(out: Path, options: TrainingOptions) -> str:
     if done < options.epochs:
         return f"continuing after epoch {done}"
     advice = f"--set epochs={2 * done} would go on"
-    if options.schedule != "constant":  # The schedule of a longer training has not come as far.
+    if options.schedule in ("cosine", "poly"):  # The schedule of a longer training has not come as far.
         advice += f", its learning rate raised again to that of epoch {done + 1} of {2 * done}"
     return f"all {done} epochs are done already; {advice}"
 

@@ -26,8 +26,13 @@ class TrainingOptions:
             running means of gradient and square, centred, momentum 0.9).
         learning_rate: the highest of the schedule.
         momentum: of "sgd".
-        weight_decay: decoupled weight decay, not applied to biases and normalisation; "adam" has none.
-        schedule: "cosine", "poly" (power 0.9) or "constant".
+        weight_decay: not applied to biases and normalisation; of "sgd" the factor of the weights in the gradient, after
+            clipping (the L2 penalty of Caffe and PyTorch), of "adamw" and "rmsprop" decoupled; "adam" has none.
+        schedule: "cosine", "poly" (power 0.9), "constant", or "steps", at whose `milestones` the rate falls.
+        milestones: of "steps", the epoch, or the epochs in ascending order, after which the rate is multiplied by
+            `milestone_factor`; may be fractions. Faster R-CNN's 60,000 steps at 0.001 and 20,000 at 0.0001 are
+            `epochs=16`, `milestones=12`; torchvision's 26 epochs have `milestones=16x22`.
+        milestone_factor: of "steps".
         warmup_epochs: epochs of linear warm-up from zero; may be a fraction.
         clip_norm: largest global norm of a gradient, or None.
         accumulate: steps whose gradients are averaged before an update; not on replicas.
@@ -69,6 +74,8 @@ class TrainingOptions:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     schedule: str = "cosine"
+    milestones: tuple[float, ...] | float = ()
+    milestone_factor: float = 0.1
     warmup_epochs: float = 1.0
     clip_norm: float | None = None
     accumulate: int = 1
@@ -93,7 +100,7 @@ class TrainingOptions:
         choices = {
             "optimizer": ("adamw", "adam", "sgd", "rmsprop"),
             "captions_per_picture": ("all", 1),
-            "schedule": ("cosine", "poly", "constant"),
+            "schedule": ("cosine", "poly", "constant", "steps"),
             "precision": ("float32", "bfloat16"),
             "class_weights": ("none", "median_frequency", "sqrt_median_frequency"),
         }
@@ -123,6 +130,18 @@ class TrainingOptions:
                 raise ValueError(f"`{field}` must be at least 0. Received: {field}={getattr(self, field)!r}")
         if not self.learning_rate > 0:
             raise ValueError(f"`learning_rate` must be positive. Received: learning_rate={self.learning_rate!r}")
+        stones = self.milestones if isinstance(self.milestones, tuple | list) else (self.milestones,)
+        numbers = all(isinstance(epoch, int | float) for epoch in stones)
+        if not numbers or sorted({0, *stones}) != [0, *stones] or (self.schedule == "steps" and not stones):
+            raise ValueError(
+                "`milestones` must be the epochs, in ascending order, after which the rate of schedule=steps falls, "
+                f"such as 12 or (8, 11). Received: milestones={self.milestones!r}, schedule={self.schedule!r}"
+            )
+        if not 0 < self.milestone_factor < 1:
+            raise ValueError(
+                "`milestone_factor` must be between 0 and 1, what the rate is multiplied by. Received: "
+                f"milestone_factor={self.milestone_factor!r}"
+            )
         for field in ("input_size", "crop_size"):
             value = getattr(self, field)
             if value is not None and not (len(value) == 2 and all(isinstance(v, int) and v > 0 for v in value)):

@@ -27,11 +27,12 @@ def test_none_is_a_word_where_an_option_takes_words():
         (30, "cosine", "--set epochs=60 would go on, its learning rate raised again to that of epoch 31 of 60"),
         (8, "poly", "--set epochs=60 would go on, its learning rate raised again to that of epoch 31 of 60"),
         (8, "constant", "--set epochs=60 would go on"),
+        (8, "steps", "--set epochs=60 would go on"),
     ],
 )
 def test_more_epochs_than_are_done_are_advised(tmp_path, epochs, schedule, told):
     """Also where fewer were asked for: as many again as these would be done already."""
     state = {"epochs_done": 30, "best": None, "monitor": "val_mean_iou", "seconds": 1.0, "history": []}
     write_json(tmp_path / "checkpoint/state.json", state)
-    line = resuming.resumption(tmp_path, TrainingOptions(epochs=epochs, schedule=schedule))
+    line = resuming.resumption(tmp_path, TrainingOptions(epochs=epochs, schedule=schedule, milestones=4))
     assert line == f"all 30 epochs are done already; {told}"

@@ -110,6 +110,11 @@ def test_the_checks_find_what_is_wrong(tmp_path, capsys):
     for recipe in kcvl.SYSTEMS.values():
         for part in (f"`{recipe.name}`", recipe.reference.result, f"{recipe.reference.parameters:,}"):
             assert part in table
+    built = {line.split(" | ")[0].strip("| `"): line.split(" | ")[6] for line in table.splitlines()}
+    assert built["fcn8s"] == "`filters=32`, `fc_filters=512`, `normalization=batch`"
+    assert built["fcn"] == "what the builder does"
+    assert built["keypoint_rcnn"] == "`min_size=320`, `max_size=320`"
+    assert built["show_attend_tell"] == "`backbone=resnet14_v1_5`"
     readme = tmp_path / "README.md"
     readme.write_text("# Title\n")
     assert readme_table.main(["--check", "--readme", str(readme)]) == 1

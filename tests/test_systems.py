@@ -114,6 +114,7 @@ def test_builder_cites_its_paper_and_states_its_shapes(recipe):
     assert all(p.kind == p.KEYWORD_ONLY for p in parameters[2:])
 
 
+@pytest.mark.filterwarnings("ignore:.*random numbers:keras_cv_lectures.errors.KcvlWarning")
 def test_published_parameter_count(recipe, unfilled):
     # Papers count what is learned: not the moving statistics of batch normalisation.
     model = unfilled(recipe.build, **recipe.reference.parameters_of)

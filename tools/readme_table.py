@@ -8,10 +8,12 @@ python tools/readme_table.py --check     exit code 1 if README.md has another on
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -21,7 +23,7 @@ from keras_cv_lectures.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 START, END = "<!-- systems -->", "<!-- /systems -->"
-HEADS = ("system", "builder", "paper", "year", "published result", "parameters", "status")
+HEADS = ("system", "builder", "paper", "year", "published result", "parameters", "`kcvl train` builds", "status")
 # What tests/test_systems.py checks of every entry of SYSTEMS.
 CONTRACT = "trains, evaluates, exports"
 
@@ -88,8 +90,19 @@ def _row(recipe: Recipe, root: Path) -> tuple[str, ...]:
         str(reference.year),
         reference.result,
         f"{reference.parameters:,}",
+        _trained(recipe),
         _status(recipe, root),
     )
+
+
+def _trained(recipe: Recipe) -> str:
+    """The builder's arguments of the default training, where they are not its defaults."""
+    # What depends on the data, such as the number of keypoints, is no peculiarity of the training.
+    source = SimpleNamespace(keypoint_names=())
+    config = recipe.fit_config(dict(recipe.config), recipe.options, source)
+    defaults = inspect.signature(recipe.build).parameters
+    given = {k: v for k, v in config.items() if v != defaults[k].default and k not in recipe.reference.parameters_of}
+    return ", ".join(f"`{name}={value}`" for name, value in given.items()) or "what the builder does"
 
 
 def _status(recipe: Recipe, root: Path) -> str:

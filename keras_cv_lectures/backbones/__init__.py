@@ -28,7 +28,7 @@ from keras_cv_lectures.backbones.dilated_pooling import DilatedPooling2D
 from keras_cv_lectures.backbones.dilation import dilate
 from keras_cv_lectures.backbones.mobilenetv3 import mobilenetv3_large
 from keras_cv_lectures.backbones.resnet import resnet14_v1_5, resnet50_v1_5, resnet101_v1_5, resnet_v1_5
-from keras_cv_lectures.backbones.resolve import BACKBONES, resolve_backbone
+from keras_cv_lectures.backbones.resolve import BACKBONES, resolve_backbone, warn_of_frozen_noise
 
 __all__ = [
     "BACKBONES",
@@ -46,5 +46,6 @@ __all__ = [
     "resolve_backbone",
     "vgg16",
     "vgg19",
+    "warn_of_frozen_noise",
     "xception",
 ]

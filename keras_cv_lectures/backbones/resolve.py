@@ -5,13 +5,16 @@ from __future__ import annotations
 import difflib
 import functools
 import math
+import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 
 from keras_cv_lectures.backbones import applications
 from keras_cv_lectures.backbones.mobilenetv3 import mobilenetv3_large
 from keras_cv_lectures.backbones.resnet import resnet14_v1_5, resnet50_v1_5, resnet101_v1_5
+from keras_cv_lectures.errors import KcvlWarning
 
 # name -> (builder of (channels, weights, output_stride), convention of `layers.ImageNormalization`)
 _BUILDERS: dict[str, tuple[Callable[..., keras.Model], str]] = {
@@ -92,6 +95,17 @@ def resolve_backbone(
             + f". Received: a model with the strides {strides}."
         )
     return backbone, "none"
+
+
+def warn_of_frozen_noise(freeze_backbone: bool, backbone: Any, backbone_weights: Any, weights: Any) -> None:
+    """Says so where a backbone that nobody trained is not to be trained either."""
+    if freeze_backbone and isinstance(backbone, str) and backbone_weights is None and weights is None:
+        warnings.warn(
+            f"`freeze_backbone` keeps the random numbers of {backbone}, which has no weights. Give `backbone_weights` "
+            "or `weights`, unless you load some into the network afterwards.",
+            KcvlWarning,
+            stacklevel=3,
+        )
 
 
 def _listed(strides: list[int]) -> str:

@@ -41,8 +41,8 @@ def train_alternating(
     is shorter and the default everywhere else; it takes the proposals as given, too.
 
     Paper: https://arxiv.org/abs/1506.01497, section 3.2. Differs from the paper: proposals are computed anew for every
-    batch and not once for all pictures, so augmentation may be random; in step 3 the proposal network continues from
-    step 1 (the paper does not say from where).
+    batch and not once for all pictures, so augmentation may be random; in step 3 the proposal network's own layers
+    continue from step 1, where the paper starts from the detector network of step 2, which has no such layers.
 
     Args:
         model: freshly built, with or without pretrained weights of the backbone. What is frozen in it stays frozen.

@@ -36,8 +36,9 @@ VARIANTS = ("v1", "v2")
 _MOBILE = ("c5_early", "c5")
 # Our name of a backbone -> torchvision's of the detectors on it.
 _TORCHVISION = {"resnet50_v1_5": "resnet50_fpn", "mobilenetv3_large": "mobilenet_v3_large_fpn"}
-# Its network on MobileNetV3 for small pictures differs in nothing but `min_size` and `max_size`, and in the weights.
-_SMALL_PICTURES, _SMALL_MOBILE = (320, 640), "mobilenet_v3_large_320_fpn"
+# Its network on MobileNetV3 for small pictures has these `min_size` and `max_size`, weights of its own, and so many
+# candidates a level and proposals a picture at inference.
+_SMALL_PICTURES, _SMALL_MOBILE, _SMALL_PROPOSALS = (320, 640), "mobilenet_v3_large_320_fpn", 150
 
 
 @explain_arguments
@@ -57,8 +58,8 @@ def build_faster_rcnn(
     box_units: Sequence[int] | None = None,
     anchor_sizes: Sequence[Sequence[float]] | None = None,
     anchor_ratios: Sequence[float] = (0.5, 1.0, 2.0),
-    rpn_pre_nms: tuple[int, int] = (2000, 1000),
-    rpn_post_nms: tuple[int, int] = (2000, 1000),
+    rpn_pre_nms: tuple[int, int] | None = None,
+    rpn_post_nms: tuple[int, int] | None = None,
     rpn_nms: float = 0.7,
     rpn_score: float | None = None,
     rpn_samples: int = 256,
@@ -97,8 +98,9 @@ def build_faster_rcnn(
             `detection.single_level.VARIANT_DEFAULTS`.
         backbone_weights: None (random), "imagenet" (downloaded on this request) or the path of a file.
         trainable_stages: how many of the backbone's five stages are trained, the last ones; None: three with
-            pretrained weights, four where "vgg16" is network and backbone, otherwise all, also where a backbone of
-            one's own does not give the stage up to which it would be frozen. 4 needs a stage "c1".
+            pretrained weights, two of MobileNetV3 (the last three of six that torchvision counts: from `features.7`),
+            four where "vgg16" is network and backbone, otherwise all, also where a backbone of one's own does not give
+            the stage up to which it would be frozen. 4 needs a stage "c1".
         frozen_normalization: batch normalisation of the backbone as a constant; None: with pretrained weights in "v1".
         min_size, max_size: pixels that pictures are brought to: the shorter side to `min_size` unless the longer one
             then exceeds `max_size`. None for pictures at their own size.
@@ -107,7 +109,8 @@ def build_faster_rcnn(
         anchor_sizes: for each level the square roots of the anchors' areas in pixels; None: one of 32, 64, 128, 256,
             512 for each level, and all five on each of MobileNetV3's three.
         anchor_ratios: height by width.
-        rpn_pre_nms, rpn_post_nms: candidates a level and proposals a picture, (training, inference).
+        rpn_pre_nms, rpn_post_nms: candidates a level and proposals a picture, (training, inference). None: (2000,
+            1000), and (2000, 150) on MobileNetV3 with min_size=320 and max_size=640, as torchvision has it there.
         rpn_nms: IoU from which the lower of two proposals goes.
         rpn_score: lowest objectness of a proposal, 0..1; None: 0, and 0.05 for MobileNetV3.
         rpn_samples, samples: anchors and regions of a picture in the losses.
@@ -270,11 +273,18 @@ def _build(
         # torchvision's frozen normalisation has this epsilon whatever its network was trained with.
         freeze_normalization(body, epsilon=1e-5 if _is_torchvisions(backbone) else None)
     if trainable_stages is None:
-        # VGG's first stage is the second of the paper, which trains the last three of five.
-        trainable_stages = (4 if variant == backbone == "vgg16" else 3) if pretrained else 5
+        # VGG's first stage is the second of the paper, which trains the last three of five. torchvision trains three,
+        # and two of those that it counts in MobileNetV3 are our last.
+        last = 4 if variant == backbone == "vgg16" else 2 if mobile else 3
+        trainable_stages = last if pretrained else 5
         if f"c{5 - trainable_stages}" not in body.output:  # One's own need not give what nobody asked to freeze.
             trainable_stages = 5
     freeze_stages(body, trainable_stages)
+    architecture = _architecture(system, backbone, second, (settings["min_size"], settings["max_size"]))
+    usual = (2000, _SMALL_PROPOSALS if architecture == f"fasterrcnn_{_SMALL_MOBILE}" else 1000)
+    for argument in ("rpn_pre_nms", "rpn_post_nms"):
+        if settings[argument] is None:
+            settings[argument] = VARIANT_DEFAULTS.get(variant, {}).get(argument, usual)
     if not pyramid:
         model = single_level_detector(
             variant,
@@ -336,7 +346,6 @@ def _build(
         name=name,
     )
     if weights is not None:
-        architecture = _architecture(system, backbone, second, (settings["min_size"], settings["max_size"]))
         load_weights(model, weights, architecture=architecture)
         if frozen_normalization and _trained_without_epsilon(weights, architecture):
             freeze_normalization(body, epsilon=0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -61,7 +62,12 @@ class Captioner(ModelOfParts):
             https://arxiv.org/abs/1906.07651) and Duckworth et al. (2019, https://arxiv.org/abs/1906.04331) do it: the
             first reads the true words, without dropout and gradient, and its likeliest words are mixed into what the
             second reads. Start, end and padding are neither replaced nor put in. Targets stay the true words. It costs
-            a second forward pass of the decoder.
+            a second forward pass of the decoder. The chance stays as it is unless a callback assigns another to
+            `model.scheduled_sampling`, such as the paper's inverse sigmoid decay of the true words with k = 5 epochs:
+
+                decay = keras.callbacks.LambdaCallback(
+                    on_epoch_begin=lambda epoch, logs: setattr(
+                        model, "scheduled_sampling", 1 - 5 / (5 + math.exp(epoch / 5))))
     """
 
     measured_by = "`kcvl.evaluate_captioning`"
@@ -85,10 +91,6 @@ class Captioner(ModelOfParts):
         **kwargs: Any,
     ):
         check_search(beam_size, max_words, length_penalty)
-        if not 0 <= scheduled_sampling <= 1:
-            raise ValueError(
-                f"`scheduled_sampling` must be a chance, 0 to 1. Received: scheduled_sampling={scheduled_sampling!r}"
-            )
         search = {
             "max_words": max_words,
             "beam_size": beam_size,
@@ -109,14 +111,11 @@ class Captioner(ModelOfParts):
         }
         # A dict with tokens is as good an input as a picture.
         self.input_spec = None
+        # Neither is there before it is needed.
+        self.draws = self._rate = None
+        self._arguments = {"input_shape": tuple(input_shape), **search, **self.weights_of_losses}
+        self._arguments["scheduled_sampling"] = 0.0
         self.scheduled_sampling = scheduled_sampling
-        self.draws = keras.random.SeedGenerator() if scheduled_sampling else None
-        self._arguments = {
-            "input_shape": tuple(input_shape),
-            **search,
-            **self.weights_of_losses,
-            "scheduled_sampling": scheduled_sampling,
-        }
         names = ["cross_entropy", "word_accuracy"]
         if self.attends and doubly_stochastic_weight:
             names.append("doubly_stochastic")
@@ -133,6 +132,27 @@ class Captioner(ModelOfParts):
         return tuple(name for name in self.loss_trackers if name != "word_accuracy")
 
     @property
+    def scheduled_sampling(self) -> float:
+        """The chance in use; what is assigned holds from the next step on."""
+        return self._arguments["scheduled_sampling"]
+
+    @scheduled_sampling.setter
+    def scheduled_sampling(self, chance: float) -> None:
+        if not 0 <= chance <= 1:
+            raise ValueError(f"`scheduled_sampling` must be a chance, 0 to 1. Received: scheduled_sampling={chance!r}")
+        self._arguments["scheduled_sampling"] = float(chance)
+        begins = chance > 0 and self.draws is None
+        strategy = getattr(self, "distribute_strategy", None)
+        with contextlib.nullcontext() if strategy is None else strategy.scope():
+            if begins:
+                self.draws, self._rate = keras.random.SeedGenerator(), _Rate()
+            if self._rate is not None:
+                self._rate.state.assign(chance)
+        if begins and self.train_function is not None:
+            # A step that was traced without a second pass knows of none.
+            self.make_train_function(force=True)
+
+    @property
     def attends(self) -> bool:
         """Whether the decoder has attention over places."""
         return self.decoder.kind in ("soft", "hard")
@@ -147,7 +167,7 @@ class Captioner(ModelOfParts):
             return self.search(annotations)
         flat, grid = flatten(annotations)
         tokens = inputs["tokens"]
-        if training and self.scheduled_sampling:
+        if training and self.draws is not None:
             tokens = self._with_own_words(flat, tokens)
         found = self.decoder.teach(flat, tokens, training=bool(training))
         if "attention" in found and self.attends:
@@ -162,7 +182,7 @@ class Captioner(ModelOfParts):
         own = ops.cast(ops.argmax(logits - 1e9 * never, axis=-1), "int32")
         tokens = ops.cast(tokens, "int32")
         own = ops.concatenate([tokens[:, :, :1], own], axis=-1)
-        drawn = keras.random.uniform(ops.shape(tokens), seed=self.draws) < self.scheduled_sampling
+        drawn = keras.random.uniform(ops.shape(tokens), seed=self.draws) < ops.convert_to_tensor(self._rate.state)
         is_word = ops.logical_and(ops.logical_and(tokens != PAD, tokens != START), tokens != END)
         return ops.where(ops.logical_and(drawn, is_word), own, tokens)
 
@@ -305,6 +325,20 @@ class Captioner(ModelOfParts):
         return cls(**config)
 
 
+class _Rate(keras.random.SeedGenerator):
+    """A number that steps read anew and no file keeps.
+
+    Keras has such a place for the state of random numbers alone: with the variables of a model, so that the steps of
+    every backend and the replicas of a strategy see what is assigned, and not among its weights.
+    """
+
+    def __init__(self):
+        self.state = keras.Variable(0.0, dtype="float32", trainable=False, aggregation="mean", name="rate")
+
+    def get_config(self):
+        return {}
+
+
 def _weighted(captions, sample_weight):
     """(B, N): 1 for each caption and 0 for none, by the weights of pictures (B,) or of captions (B, N)."""
     if sample_weight is None:
@@ -325,6 +359,11 @@ def _or_one(total):
     return ops.where(total > 0, total, ops.ones_like(total))
 
 
+def weights_of_backbone(weights: str | os.PathLike | None) -> str | os.PathLike | None:
+    """`weights` if they are of the whole network; other people's files are of the decoder alone."""
+    return weights if weights is not None and str(weights).endswith((".keras", ".h5")) else None
+
+
 def load_captioner(model: Captioner, path: str | os.PathLike) -> None:
     """Loads the weights at `path`, all of them: a decoder in part would speak in the words of another vocabulary.
 
@@ -342,4 +381,4 @@ def load_captioner(model: Captioner, path: str | os.PathLike) -> None:
         ) from error
 
 
-__all__ = ["Captioner", "flatten", "load_captioner"]
+__all__ = ["Captioner", "flatten", "load_captioner", "weights_of_backbone"]

@@ -6,7 +6,8 @@ import os
 
 import keras
 
-from keras_cv_lectures.language.captioner import Captioner, load_captioner
+from keras_cv_lectures.backbones import warn_of_frozen_noise
+from keras_cv_lectures.language.captioner import Captioner, load_captioner, weights_of_backbone
 from keras_cv_lectures.language.encoder import caption_encoder
 from keras_cv_lectures.language.plain_decoder import PlainDecoder
 from keras_cv_lectures.signatures import explain_arguments
@@ -105,6 +106,7 @@ def build_show_and_tell(
     """
     if variant not in VARIANT_DEFAULTS:
         raise ValueError(f"`variant` must be one of {tuple(VARIANT_DEFAULTS)}. Received: variant={variant!r}")
+    warn_of_frozen_noise(freeze_backbone, backbone, backbone_weights, weights_of_backbone(weights))
     given = {"embedding_units": embedding_units, "units": units, "dropout": dropout}
     options = VARIANT_DEFAULTS[variant] | {key: value for key, value in given.items() if value is not None}
     encoder = caption_encoder(input_shape, backbone, weights=backbone_weights, frozen=freeze_backbone, stage="c5")

@@ -6,7 +6,8 @@ import os
 
 import keras
 
-from keras_cv_lectures.language.captioner import Captioner, load_captioner
+from keras_cv_lectures.backbones import warn_of_frozen_noise
+from keras_cv_lectures.language.captioner import Captioner, load_captioner, weights_of_backbone
 from keras_cv_lectures.language.decoders import KINDS, AttentionDecoder
 from keras_cv_lectures.language.encoder import caption_encoder
 from keras_cv_lectures.signatures import explain_arguments
@@ -77,16 +78,21 @@ def build_show_attend_tell(
 
     Paper: https://arxiv.org/abs/1502.03044. Differs from the paper: a start word of its own instead of a vector of
     zeros; inverted dropout; initial weights of Glorot; the doubly stochastic term as the mean over places, as in the
-    paper's code, and over captions. Hard attention: the reward is the log likelihood of the whole sentence.
+    paper's code, and over captions: with the weight 1 it is 196 times weaker than the paper's formula with lambda = 1,
+    64 times than its code and about 11 times than the tutorial (see `doubly_stochastic`). Hard attention: the reward is
+    the log likelihood of the whole sentence.
 
     Args:
         input_shape: (height, width, channels).
         num_classes: words of the vocabulary, the four special ones included.
         attention: "soft", "hard" (places drawn in training, REINFORCE with a moving baseline; the expected context
             otherwise), or "mean", the same decoder without attention, to compare with.
-        backbone: a name, or a model from picture to `{"c1": ..., "c5": ...}` (see `keras_cv_lectures.backbones`).
+        backbone: a name, or a model from picture to `{"c1": ..., "c5": ...}` (see `keras_cv_lectures.backbones`). From
+            random numbers VGG-19, which has no normalisation, hardly learns; `kcvl train` takes "resnet14_v1_5" then.
         variant: "paper", with the widths that its code has for COCO; "tutorial", the widely used re-implementation in
-            PyTorch (linear start, ReLU attention, a gate for each channel, words from the state alone).
+            PyTorch (linear start, ReLU attention, a gate for each channel, words from the state alone). The encoder is
+            the paper's all the same; the tutorial's, for pictures of 256x256, is backbone="resnet101_v1_5",
+            annotation_stage="c5" and annotation_grid=(14, 14): 14x14 places of 2048 numbers.
         backbone_weights: None (random), "imagenet" (downloaded on this request) or the path of a file.
         freeze_backbone: the backbone is not trained; None: with pretrained weights. Of a model of your own None trains
             what is trainable in it, and True and False take a copy, so that yours stays as it is.
@@ -125,6 +131,7 @@ def build_show_attend_tell(
         raise ValueError(f"`variant` must be one of {tuple(VARIANT_DEFAULTS)}. Received: variant={variant!r}")
     if attention not in KINDS:
         raise ValueError(f"`attention` must be one of {KINDS}. Received: attention={attention!r}")
+    warn_of_frozen_noise(freeze_backbone, backbone, backbone_weights, weights_of_backbone(weights))
     options = dict(VARIANT_DEFAULTS[variant])
     options |= {k: v for k, v in {"units": units, "attention_units": attention_units}.items() if v is not None}
     encoder = caption_encoder(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_cv_lectures.backbones import resnet50_v1_5, resnet101_v1_5, resolve_backbone
+from keras_cv_lectures.backbones import resnet50_v1_5, resnet101_v1_5, resolve_backbone, warn_of_frozen_noise
 from keras_cv_lectures.layers import ImageNormalization, ResizeCornersLike
 from keras_cv_lectures.segmentation import deeplab_vgg
 from keras_cv_lectures.segmentation.aspp import DECODERS, deeplab_v3_head, deeplab_v3plus_decoder
@@ -22,7 +22,6 @@ from keras_cv_lectures.segmentation.heads import (
     finished,
     logits_like,
     picture_input,
-    warn_of_frozen_noise,
 )
 from keras_cv_lectures.signatures import explain_arguments, one_of, refuse_given
 
@@ -78,9 +77,13 @@ def build_deeplab(
     begin as He et al. have it and its statistics have momentum 0.9 (released: truncated normals, 0.9997). "v3"
     is torchvision's network: another 3x3 convolution behind the pyramid, interpolation with half-pixel centres
     (the others: corner to corner); 42,004,074 parameters with ResNet-50, 21 classes and the auxiliary head. "v1"
-    is LargeFOV (20,505,429 parameters) and "v2" sums four such heads on VGG-16, four 3x3 convolutions on other
-    backbones, both without the training on three scales, and trained on logits of the picture's size, where the
-    papers take every eighth label.
+    is LargeFOV (20,505,429 parameters), without the predictors that the paper's MSc attaches to earlier poolings.
+    "v2" sums four such heads on VGG-16, four 3x3 convolutions on other backbones, without the paper's copies of the
+    network for three scales of the picture (0.5, 0.75 and 1, the largest score of each place). Both are trained on
+    logits of the picture's size, where the papers take every eighth label. "xception" is Chollet's network and not
+    the modified aligned Xception-65 with which the paper of v3+ has its best results; on "mobilenetv2" the
+    head sees 1280 channels and has atrous branches and a decoder, where the authors' model sees the 320 of layer 18
+    and has neither.
 
     What is enlarged corner on corner is where it belongs if its first and last cell lie on the first and the
     last pixel: for pictures of 16 k + 1 pixels a side (8 k + 1 at output stride 8), such as 257, 321 or 513,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import keras
 
-from keras_cv_lectures.backbones import resolve_backbone
+from keras_cv_lectures.backbones import resolve_backbone, warn_of_frozen_noise
 from keras_cv_lectures.layers import ImageNormalization, conv_norm_relu
 from keras_cv_lectures.segmentation.heads import (
     class_scores,
@@ -15,7 +15,6 @@ from keras_cv_lectures.segmentation.heads import (
     finished,
     logits_like,
     picture_input,
-    warn_of_frozen_noise,
 )
 from keras_cv_lectures.signatures import explain_arguments
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import keras
 
-from keras_cv_lectures.errors import KcvlWarning
 from keras_cv_lectures.layers import AtrousConv2D, CropLike, ResizeLike
 from keras_cv_lectures.signatures import check_task
 from keras_cv_lectures.weights import load_weights
@@ -29,17 +27,6 @@ def check_classifier_weights(normalization: str | None, backbone_weights: Any) -
         raise ValueError(
             "`backbone_weights` of VGG-16 are of a network without normalisation. Received: normalization="
             f"{normalization!r}. Leave one of the two out."
-        )
-
-
-def warn_of_frozen_noise(freeze_backbone: bool, backbone: Any, backbone_weights: Any, weights: Any) -> None:
-    """Says so where a backbone that nobody trained is not to be trained either."""
-    if freeze_backbone and isinstance(backbone, str) and backbone_weights is None and weights is None:
-        warnings.warn(
-            f"`freeze_backbone` keeps the random numbers of {backbone}, which has no weights. Give `backbone_weights` "
-            "or `weights`, unless you load some into the network afterwards.",
-            KcvlWarning,
-            stacklevel=3,
         )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from keras_cv_lectures.backbones import BACKBONES, resolve_backbone
+from keras_cv_lectures.backbones import BACKBONES, resolve_backbone, warn_of_frozen_noise
 from keras_cv_lectures.layers import (
     CropLike,
     ImageNormalization,
@@ -25,7 +25,6 @@ from keras_cv_lectures.segmentation.heads import (
     finished,
     logits_like,
     picture_input,
-    warn_of_frozen_noise,
 )
 from keras_cv_lectures.signatures import explain_arguments, one_of, refuse_given
 

@@ -110,6 +110,15 @@ def _agreement(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
     return float(np.mean((a == b)[said])) if said.any() else 1.0
 
 
+def _learns_from_scratch(config: Mapping[str, Any], options: TrainingOptions, source: Any) -> dict[str, Any]:
+    """A backbone with batch normalisation, unless the builder was told which one, or with which weights.
+
+    The paper's VGG-19 has none and hardly learns from random numbers.
+    """
+    told = any(config.get(name) is not None for name in ("backbone", "backbone_weights", "weights"))
+    return dict(config) if told else {**config, "backbone": "resnet14_v1_5"}
+
+
 _SMALL = {"backbone": "resnet14_v1_5", "embedding_units": 32, "units": 64, "dropout": 0.0, "max_words": 16}
 _DEMO = {"backbone": "resnet14_v1_5", "embedding_units": 128, "units": 256, "dropout": 0.2, "max_words": 16}
 
@@ -121,11 +130,13 @@ RECIPES: tuple[Recipe, ...] = (
         config={},
         smoke={**_SMALL, "attention_units": 32},
         demo={**_DEMO, "attention_units": 128, "positions": True},
+        fit_config=_learns_from_scratch,
         reference=Reference(
             paper="Xu et al.: Show, Attend and Tell, ICML 2015",
             year=2015,
             url="https://arxiv.org/abs/1502.03044",
-            result="Flickr8k: BLEU-1 67.0, BLEU-4 19.5 (soft), 21.3 (hard); COCO: BLEU-4 24.3 (soft), 25.0 (hard)",
+            result="Flickr8k: BLEU-1 67.0, BLEU-4 19.5 (soft), 21.3 (hard); COCO: BLEU-4 24.3 (soft), 25.0 (hard); "
+            "without brevity penalty",
             # The authors' decoder for COCO, without its score's bias.
             parameters=35_333_449,
             parameters_of={"freeze_backbone": True},

@@ -128,6 +128,9 @@ def check_options(recipe: Recipe, options: TrainingOptions, augmentation: Mappin
         without["momentum"] = f"on {options.optimizer}. Choose optimizer=sgd, or leave it out"
     if options.optimizer == "adam" and options.weight_decay:
         without["weight_decay"] = "on adam, which has none. Choose optimizer=adamw, or leave it out"
+    if options.schedule != "steps":
+        reason = f"on schedule={options.schedule}. Choose schedule=steps, or leave it out"
+        without |= dict.fromkeys(("milestones", "milestone_factor"), reason)
     if options.vocabulary is not None:
         without.setdefault("min_count", f"on the words of vocabulary={options.vocabulary}. Leave one of the two out")
     if options.captions_per_picture == 1:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import keras
 
 from keras_cv_lectures.recipe import TrainingOptions
@@ -17,7 +19,7 @@ def make_optimizer(options: TrainingOptions, steps_per_epoch: int) -> keras.opti
     }
     decay = options.weight_decay or None
     kind, settings = {
-        "sgd": (keras.optimizers.SGD, {"momentum": options.momentum, "weight_decay": decay}),
+        "sgd": (PenalizedSGD, {"momentum": options.momentum, "weight_decay": decay}),
         "rmsprop": (
             keras.optimizers.RMSprop,
             {"rho": 0.95, "momentum": 0.9, "centered": True, "epsilon": 1e-4, "weight_decay": decay},
@@ -31,6 +33,24 @@ def make_optimizer(options: TrainingOptions, steps_per_epoch: int) -> keras.opti
     if options.optimizer != "adam" and options.weight_decay:
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return optimizer
+
+
+@keras.saving.register_keras_serializable("keras_cv_lectures")
+class PenalizedSGD(keras.optimizers.SGD):
+    """SGD whose weight decay is the gradient of an L2 penalty, as in Caffe, PyTorch and the papers that use them.
+
+    It is added after clipping and goes through the momentum: over many steps a weight loses `1 / (1 - momentum)` times
+    the share `learning_rate * weight_decay` of it that Keras's own SGD takes off beside the momentum.
+    """
+
+    def _apply_weight_decay(self, variables):
+        pass
+
+    def update_step(self, gradient, variable, learning_rate):
+        if self.weight_decay is not None and self._use_weight_decay(variable):
+            decay = keras.ops.multiply(variable, keras.ops.cast(self.weight_decay, variable.dtype))
+            gradient = keras.ops.add(keras.ops.cast(gradient, variable.dtype), decay)
+        super().update_step(gradient, variable, learning_rate)
 
 
 def _clipping_sums(kind: type[keras.optimizers.Optimizer]) -> type[keras.optimizers.Optimizer]:
@@ -49,7 +69,7 @@ def _clipping_sums(kind: type[keras.optimizers.Optimizer]) -> type[keras.optimiz
 
 
 def make_schedule(options: TrainingOptions, steps_per_epoch: int):
-    """Learning rate over steps: linear warm-up from zero, then cosine or poly (power 0.9) to zero, or constant."""
+    """Rate over steps: linear warm-up from zero, then cosine or poly (power 0.9) to zero, steps down, or constant."""
     total = max(1, options.epochs * steps_per_epoch)
     warmup = min(round(options.warmup_epochs * steps_per_epoch), total - 1)
     if options.schedule == "cosine":
@@ -59,6 +79,10 @@ def make_schedule(options: TrainingOptions, steps_per_epoch: int):
             warmup_target=options.learning_rate if warmup else None,
             warmup_steps=warmup,
         )
+    if options.schedule == "steps":
+        stones = options.milestones if isinstance(options.milestones, tuple | list) else (options.milestones,)
+        falls = [round(epoch * steps_per_epoch) for epoch in stones]
+        return Steps(options.learning_rate, warmup, falls, options.milestone_factor)
     return WarmUp(options.learning_rate, warmup, total, 0.9 if options.schedule == "poly" else 0.0)
 
 
@@ -112,4 +136,27 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
             "warmup_steps": self.warmup_steps,
             "total_steps": self.total_steps,
             "power": self.power,
+        }
+
+
+@keras.saving.register_keras_serializable("keras_cv_lectures")
+class Steps(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear warm-up, then `rate`, multiplied by `factor` from each of the steps `falls` on."""
+
+    def __init__(self, rate: float, warmup_steps: int, falls: Sequence[int], factor: float):
+        self.rate, self.warmup_steps, self.falls, self.factor = rate, warmup_steps, list(falls), factor
+
+    def __call__(self, step):
+        ops = keras.ops
+        step = ops.cast(step, "float32")
+        fallen = ops.sum(ops.cast(step >= ops.convert_to_tensor(self.falls, "float32"), "float32"))
+        warm = ops.minimum(step / max(1, self.warmup_steps), 1.0) if self.warmup_steps else 1.0
+        return self.rate * warm * self.factor**fallen
+
+    def get_config(self):
+        return {
+            "rate": self.rate,
+            "warmup_steps": self.warmup_steps,
+            "falls": self.falls,
+            "factor": self.factor,
         }

@@ -47,7 +47,8 @@ def load_caption_weights(
 
     The score's bias is left out, because a softmax takes no notice of it. The encoder stays as it is: VGG-19 of
     `backbone_weights="imagenet"` with `annotation_stage="c4"`, the default, is arctic-captions' conv5_4 (14x14 places
-    of a 224x224 picture).
+    of a 224x224 picture). The tutorial's is `backbone="resnet101_v1_5"` with its own `backbone_weights`,
+    `annotation_stage="c5"` and `annotation_grid=(14, 14)`, for pictures of 256x256.
 
     Args:
         model: of `build_show_attend_tell`, with the variant and the widths that the file has.

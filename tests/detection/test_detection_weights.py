@@ -197,19 +197,34 @@ def test_published_weights_without_an_epsilon(unfilled, monkeypatch, kind, label
 
 
 @pytest.mark.parametrize(
-    ("sizes", "digits"), [((320, 640), "907ea3f9"), ((800, 1333), "fb6a3cc7"), ((320, 1333), "fb6a3cc7")]
+    ("sizes", "digits", "proposals"),
+    [((320, 640), "907ea3f9", 150), ((800, 1333), "fb6a3cc7", 1000), ((320, 1333), "fb6a3cc7", 1000)],
 )
-def test_the_network_for_small_pictures_has_its_own_published_weights(unfilled, monkeypatch, sizes, digits):
+def test_the_network_for_small_pictures_is_torchvisions(unfilled, monkeypatch, sizes, digits, proposals):
+    """Its weights, its proposals at inference and the first block that is trained are of torchvision's builder."""
     asked = []
 
     def load(model, weights, architecture):
         asked.append(find_published(weights, architecture).sha256_prefix)
 
     monkeypatch.setattr("keras_cv_lectures.detection.rcnn.load_weights", load)
-    options = {**SMALL, "backbone": "mobilenetv3_large", "anchor_sizes": None, "weights": "torchvision/coco_v1"}
-    options |= dict(zip(("min_size", "max_size"), sizes, strict=True))
-    unfilled(build_faster_rcnn, (None, None, 3), 3, **options)
+    options = {"backbone": "mobilenetv3_large", "weights": "torchvision/coco_v1", "pyramid_filters": 8}
+    options |= {"box_units": (16, 16), **dict(zip(("min_size", "max_size"), sizes, strict=True))}
+    model = unfilled(build_faster_rcnn, (None, None, 3), 3, **options)
     assert asked == [digits]
+    settings = model.graph.settings
+    assert settings.rpn_pre_nms == settings.rpn_post_nms == (2000, proposals)
+    assert (settings.rpn_score, settings.box_score) == (0.05, 0.05)
+    given = unfilled(build_faster_rcnn, (None, None, 3), 3, **options, rpn_post_nms=(60, 50)).graph.settings
+    assert (given.rpn_pre_nms, given.rpn_post_nms) == ((2000, proposals), (60, 50))
+    convolutions = {keras.layers.Conv2D, keras.layers.DepthwiseConv2D}
+    blocks = [
+        (int(layer.path.rpartition("/")[2].partition(".")[0]), layer.trainable)
+        for layer in model.graph.backbone._flatten_layers()
+        if type(layer) in convolutions and layer.name[0].isdigit()
+    ]
+    assert {number for number, trained in blocks if not trained} == set(range(7))
+    assert {number for number, trained in blocks if trained} == set(range(7, 17))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,9 @@ import keras
 import numpy as np
 import pytest
 
+from keras_cv_lectures.errors import KcvlWarning
 from keras_cv_lectures.language import build_show_and_tell, build_show_attend_tell, caption_encoder
+from keras_cv_lectures.language.captioner import weights_of_backbone
 from keras_cv_lectures.weights import load_caption_weights
 
 
@@ -58,6 +60,19 @@ def test_ones_own_backbone_stays_as_it_is(frozen):
     np.testing.assert_allclose(encoder(picture), expected, rtol=1e-6)
     encoder.get_layer("backbone").get_layer("conv1").kernel.assign_add(np.ones((3, 3, 3, 1)))
     np.testing.assert_array_equal(own(picture)["c4"], expected)
+
+
+@pytest.mark.parametrize("build", [build_show_attend_tell, build_show_and_tell])
+def test_a_backbone_that_nobody_trained_is_not_frozen_silently(build):
+    with pytest.warns(KcvlWarning, match="keeps the random numbers of resnet14_v1_5"):
+        build((32, 32, 3), 11, backbone="resnet14_v1_5", freeze_backbone=True, units=4, embedding_units=3)
+
+
+def test_which_files_have_weights_of_the_backbone():
+    for whole in ("run/best.keras", "a.weights.h5"):
+        assert weights_of_backbone(whole) == whole
+    for decoder_alone in ("model.npz", "best.pth", "decoder.safetensors", None):
+        assert weights_of_backbone(decoder_alone) is None
 
 
 def test_the_stage_for_the_authors_weights_is_conv5_4():

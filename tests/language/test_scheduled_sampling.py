@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -88,6 +90,67 @@ def test_it_trains_on_the_true_words():
     assert history["cross_entropy"][-1] < 0.5 * history["cross_entropy"][0]
 
 
+class Assigned(keras.callbacks.Callback):
+    """Assigns the chances of the epochs."""
+
+    def __init__(self, chances):
+        super().__init__()
+        self.chances = chances
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.model.scheduled_sampling = self.chances[epoch]
+
+
+def fitted(rate, chances, scope=contextlib.nullcontext):
+    """The loss of each epoch, one step long, of a network that does not learn."""
+    with scope():
+        model = build(rate, PlainDecoder)
+        model.compile(optimizer=keras.optimizers.SGD(0.0), jit_compile=False)
+    data = {"annotations": ANNOTATIONS, "tokens": TOKENS}
+    options = {"batch_size": 2, "shuffle": False, "epochs": len(chances), "verbose": 0}
+    history = model.fit(data, TOKENS, callbacks=[Assigned(chances)], **options).history["cross_entropy"]
+    return model, history
+
+
+@pytest.mark.replicas
+@pytest.mark.parametrize(
+    ("rate", "chances", "mirrored"),
+    [
+        (0.0, (0.0, 1.0, 0.0), False),
+        pytest.param(1.0, (1.0, 0.0, 1.0), False, marks=pytest.mark.slow),
+        pytest.param(0.0, (0.0, 1.0, 0.0), True, marks=pytest.mark.slow),
+    ],
+)
+def test_a_callback_changes_the_chance_between_epochs(rate, chances, mirrored, replicas):
+    """With 0 the true words are read, with 1 the network's own: two losses that no chance is in."""
+    plain = build(0.0, PlainDecoder)
+    mixed = own_words(taught(plain, TOKENS, training=True), TOKENS)
+
+    def loss(read):
+        logits = taught(plain, read, training=True)
+        targets, shifted = TOKENS[:, :, 1:], logits - logits.max(-1, keepdims=True)
+        cost = np.log(np.exp(shifted).sum(-1)) - np.take_along_axis(shifted, targets[..., None], -1)[..., 0]
+        # Of the four captions one is padding.
+        return (cost * (targets != PAD)).sum() / 3
+
+    expected = {0.0: loss(TOKENS), 1.0: loss(mixed)}
+    assert abs(expected[1.0] - expected[0.0]) > 0.1
+    model, history = fitted(rate, chances, replicas.scope if mirrored else contextlib.nullcontext)
+    np.testing.assert_allclose(history, [expected[chance] for chance in chances], rtol=1e-5)
+    assert model.get_config()["scheduled_sampling"] == chances[-1]
+
+
+def test_no_file_keeps_the_chance(tmp_path):
+    model, other = build(0.5), build(0.0)
+    assert len(model.weights) == len(other.weights)
+    model.save_weights(tmp_path / "a.weights.h5")
+    other.load_weights(tmp_path / "a.weights.h5")
+    assert other.scheduled_sampling == 0
+    model.scheduled_sampling = 0.75
+    model.save(tmp_path / "a.keras")
+    assert keras.saving.load_model(tmp_path / "a.keras").scheduled_sampling == 0.75
+
+
 def test_it_is_part_of_the_description():
     model = build(0.25)
     copy = Captioner.from_config(model.get_config())
@@ -96,3 +159,5 @@ def test_it_is_part_of_the_description():
     for wrong in (-0.1, 1.5):
         with pytest.raises(ValueError, match="`scheduled_sampling` must be a chance"):
             build(wrong)
+        with pytest.raises(ValueError, match="`scheduled_sampling` must be a chance"):
+            model.scheduled_sampling = wrong

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 
 import numpy as np
@@ -134,6 +135,20 @@ def test_scores_of_an_epoch_are_those_that_are_announced(name):
     grounded = {"attention_in_box": 0.25, "even_in_box": 0.125}
     found = recipe.epoch_scores(CaptionEvaluation(**{**fields, "scores": scores | grounded}))
     assert set(found) == set(recipe.epoch_score_names)
+
+
+def test_from_scratch_the_backbone_has_normalisation_and_what_is_asked_for_stays():
+    """The paper's VGG-19 has none; the builder's default stays the paper's."""
+    recipe = SYSTEMS["show_attend_tell"]
+    assert inspect.signature(recipe.build).parameters["backbone"].default == "vgg19"
+
+    def fitted(**config):
+        return dict(recipe.fit_config({**recipe.config, **config}, recipe.options, None))
+
+    assert fitted(units=4) == {"units": 4, "backbone": "resnet14_v1_5"}
+    assert fitted(backbone_weights=None, weights=None)["backbone"] == "resnet14_v1_5"
+    for asked in ({"backbone": "vgg19"}, {"backbone_weights": "imagenet"}, {"weights": "decoder.npz"}):
+        assert fitted(**asked) == asked
 
 
 def test_weights_go_on_with_the_words_they_know(source, tmp_path):

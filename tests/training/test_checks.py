@@ -28,6 +28,8 @@ from keras_cv_lectures.training.checks import (
         ("unet", {"momentum": 0.5}, {}, "`momentum` has no effect on adamw. Choose optimizer=sgd, or leave"),
         ("unet", {"momentum": 0.5, "optimizer": "rmsprop"}, {}, "`momentum` has no effect on rmsprop"),
         ("unet", {"momentum": 0.5, "optimizer": "sgd"}, {}, None),
+        ("unet", {"milestones": 12}, {}, "`milestones` has no effect on schedule=cosine. Choose schedule=steps"),
+        ("unet", {"milestones": (8, 11), "milestone_factor": 0.2, "schedule": "steps"}, {}, None),
         ("unet", {}, {"min_visible": 0.5}, "`min_visible` has no effect on unet. Leave it out"),
         ("unet", {}, {"fill": "constant", "resize": False}, None),
         ("mask_rcnn", {}, {"fill": "constant"}, "`fill` has no effect on mask_rcnn"),

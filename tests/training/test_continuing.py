@@ -102,10 +102,10 @@ def test_what_a_continued_training_keeps(tmp_path):
     assert (described["input_size"], described["train_root"]) == ([16, 16], None)
 
 
-@pytest.mark.parametrize("kind", ["cosine", "poly", "constant"])
+@pytest.mark.parametrize("kind", ["cosine", "poly", "constant", "steps"])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_an_optimizer_stands_at_another_step(kind, accumulate):
-    options = dataclasses.replace(OPTIONS, schedule=kind, accumulate=accumulate, warmup_epochs=0.5)
+    options = dataclasses.replace(OPTIONS, schedule=kind, accumulate=accumulate, warmup_epochs=0.5, milestones=2)
     optimizer, schedule = make_optimizer(options, 10), make_schedule(options, 10)
     variable = keras.Variable(np.zeros(2, "float32"))
     optimizer.build([variable])

@@ -323,6 +323,8 @@ def _train(out, folder, source, **options):
     )
 
 
+# What noise says of a picture is as good as anything to learn the same from twice.
+@pytest.mark.filterwarnings("ignore:.*random numbers:keras_cv_lectures.errors.KcvlWarning")
 def test_training_on_features_is_training_on_pictures_without_augmentation(tmp_path):
     source = shapes_source(6, size=(48, 64), seed=2)
     pictures = _train(tmp_path / "pictures", None, source)
@@ -337,6 +339,7 @@ def test_training_on_features_is_training_on_pictures_without_augmentation(tmp_p
     assert (tmp_path / "features" / "train_ids.txt").read_text().split() == list(source.ids[:4])
 
 
+@pytest.mark.filterwarnings("ignore:.*random numbers:keras_cv_lectures.errors.KcvlWarning")
 @pytest.mark.parametrize(
     ("options", "message"),
     [

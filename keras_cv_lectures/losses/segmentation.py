@@ -226,7 +226,8 @@ class DiceLoss(_OverlapLoss):
     Absent classes, pixel weights and `smooth` as in `TverskyLoss`.
 
     Differs from the paper: Milletari et al., V-Net, 2016, have two classes and squares in the denominator; this is the
-    multi-class form of segmentation_models_pytorch, without squares.
+    multi-class form of segmentation_models_pytorch 0.6, without squares; `smooth` stands beside |P_c T_c| and half of
+    the denominator, as there.
     """
 
     def __init__(self, *, name: str | None = "dice_loss", **settings: Any):
@@ -234,7 +235,7 @@ class DiceLoss(_OverlapLoss):
 
     def example_loss(self, logits: Any, labels: Any, valid: Any, weights: Any) -> Any:
         inside, predicted, labelled = _soft_counts(logits, labels, weights)
-        score = (2.0 * inside + self.smooth) / ops.maximum(predicted + labelled + self.smooth, _EPSILON)
+        score = (inside + self.smooth) / ops.maximum(0.5 * (predicted + labelled) + self.smooth, _EPSILON)
         return _mean_over_classes(1.0 - score, labelled)
 
 

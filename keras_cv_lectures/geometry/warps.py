@@ -182,7 +182,7 @@ def sample_nearest(
 
     Args:
       labels: (..., h, w) of any dtype.
-      x, y: (H, W) coordinates in pixels of `labels`.
+      x, y: (H, W) coordinates in pixels of `labels`; what is not finite gives the first row or column under "reflect".
       border: "reflect" mirrors the picture at its borders, "constant" gives `fill` outside.
 
     Returns:

@@ -49,7 +49,8 @@ class SegmentationCrossEntropy(SegmentationLoss):
             `cross_entropy` of a single one (of a batch torch divides the sum by the weights of all its pixels; here
             every example counts alike); `"pixels"`: n is the number of labelled pixels. Pixel weights never enter n,
             because a map is there to raise the loss where it is large: U-Net's w0 = 10 makes borders count ten times
-            more, instead of making all else count less.
+            more, instead of making all else count less. An example without labelled pixels has loss 0, where torch has
+            NaN.
 
     Differs from the paper: U-Net (Ronneberger et al. 2015) sums the energy over the tile; here it is divided by the
     pixel count, so that learning rates do not depend on the tile's size.

@@ -89,7 +89,8 @@ def complete_iou(a: Tensor, b: Tensor, *, pairwise: bool = False) -> Tensor:
     Shapes as in `generalized_iou`.
 
     Paper: Zheng et al. 2020, https://arxiv.org/abs/1911.08287.
-    Differs from the paper: 1e-7 is added to denominators, as in torchvision.
+    Differs from the paper: 1e-7 is added to denominators, as in torchvision. Boxes without height or width give finite
+    numbers, where torchvision's may be NaN.
     """
     a, b = _pairs(a, b) if pairwise else (_corners(a), _corners(b))
     distance, iou = _distance_iou(a, b)

@@ -17,6 +17,8 @@ Tensor = Any
 # Keys' cubic with the factor that torch, OpenCV and TensorFlow's legacy resize use.
 _CUBIC = -0.75
 _LOWEST = float(np.finfo(np.float32).min)
+# Behind every pixel.
+_FAR = 1e9
 
 
 def keypoint_targets(keypoints: Tensor, boxes: Tensor, matched: Tensor, size: int = 56) -> tuple[Tensor, Tensor]:
@@ -60,27 +62,28 @@ def keypoint_targets(keypoints: Tensor, boxes: Tensor, matched: Tensor, size: in
     return ops.cast(index, "int32"), inside
 
 
-def heatmaps_to_keypoints(heatmaps: Tensor, boxes: Tensor, *, candidates: int = 4, max_extent: int = 1344) -> Tensor:
+def heatmaps_to_keypoints(heatmaps: Tensor, boxes: Tensor, *, candidates: int = 8, max_extent: int = 1344) -> Tensor:
     """The most likely place of each keypoint: the highest pixel of its heatmap resized to its box.
 
     torchvision's decoding: the map is resized bicubically to the box's whole number of pixels, rounded up and at least
     1, and the centre of the highest pixel is scaled to the box. Resizing 17 maps for 100 boxes would take gigabytes and
-    another shape for each box. Here the pixels within one cell of the `candidates` highest local maxima are computed,
-    in static shapes and with operators that TensorFlow Lite has built in. Where the box has no more pixels than the map
-    has cells, all pixels are looked at. Elsewhere the highest pixel can be missed only where several maxima are nearly
-    as high. `heatmaps_to_keypoints_numpy` computes all pixels.
+    another shape for each box. Here each square between four cells gets a number that no pixel in it exceeds, and the
+    pixels of the squares with the highest numbers are computed, until no other square can hold a higher pixel: in
+    static shapes and with operators that TensorFlow Lite has built in. A trained head's maps take one or two rounds,
+    noise up to twenty. `heatmaps_to_keypoints_numpy` computes all pixels.
 
     Paper: He et al. 2017, https://arxiv.org/abs/1703.06870, section 5.
 
     Args:
       heatmaps: (..., R, h, w, K) logits; h, w and K must be known.
       boxes: (..., R, 4) `(x1, y1, x2, y2)` in pixels.
-      candidates: local maxima that are looked at, at least 1.
-      max_extent: boxes up to this many pixels wide and high are searched pixel by pixel; of larger ones only the pixels
-        around the middle of the cells are seen. Memory grows with its square.
+      candidates: squares that are looked at in a round, at least 1; changes time and memory, not the result.
+      max_extent: boxes up to this many pixels wide and high are searched pixel by pixel; of larger ones every second
+        pixel is seen, beyond twice as many every third one, and so on. Memory grows with its square.
 
     Returns:
-      (..., R, K, 3) float32: x and y in pixels, and the logit at that pixel.
+      (..., R, K, 3) float32: x and y in pixels, and the logit at that pixel. Of a map with NaN or infinite cells, any
+      place.
     """
     heatmaps, boxes = ops.cast(heatmaps, "float32"), ops.cast(boxes, "float32")
     height, width, points = heatmaps.shape[-3:]
@@ -89,34 +92,50 @@ def heatmaps_to_keypoints(heatmaps: Tensor, boxes: Tensor, *, candidates: int = 
         return ops.zeros(shape, "float32")
     boxes = ops.reshape(boxes, (-1, 4))
     maps = ops.transpose(ops.reshape(heatmaps, (-1, height, width, points)), (0, 3, 1, 2))
+    maps = _repeat_border(_repeat_border(ops.reshape(maps, (-1, height, width)), 1), 2)
     rows = _Axis(boxes[:, 1], boxes[:, 3], height, points, max_extent)
     columns = _Axis(boxes[:, 0], boxes[:, 2], width, points, max_extent)
 
-    coarse = ops.matmul(ops.matmul(rows.coarse_weights(), maps), ops.transpose(columns.coarse_weights(), (0, 1, 3, 2)))
-    known = ops.logical_and(rows.coarse_known()[..., None], columns.coarse_known()[..., None, :])
-    coarse = ops.where(known, coarse, _LOWEST)
-    highest = rows.highest_near(coarse, 2)
-    highest = columns.highest_near(highest, 3)
-    peaks = ops.reshape(ops.where(coarse >= highest, coarse, _LOWEST), (-1, height * width))
-    peak = ops.top_k(peaks, min(candidates, height * width))[1]
+    squares = (height + 1) * (width + 1)
+    some = ops.logical_and(rows.some()[:, :, None], columns.some()[:, None, :])
+    bounds = ops.reshape(ops.where(some, _bounds(maps), _LOWEST), (-1, squares))
+    square = ops.arange(squares, dtype="int32")
+    flat = ops.reshape(maps, (-1,))
+    first = (height + 4) * (width + 4) * ops.arange(ops.shape(maps)[0], dtype="int32")[:, None, None, None]
 
-    row, row_weights, row_taps, row_seen = rows.fine(peak // width)
-    column, column_weights, column_taps, column_seen = columns.fine(peak % width)
-    first = height * width * ops.arange(ops.shape(peak)[0], dtype="int32")[:, None, None, None]
-    index = first + row_taps[..., None] * width + column_taps[..., None, :]
-    # Four axes at most: TensorFlow Lite slows down beyond.
-    patches = ops.reshape(ops.take(ops.reshape(maps, (-1,)), ops.reshape(index, (-1,))), ops.shape(index))
-    fine = ops.matmul(ops.matmul(row_weights, patches), ops.transpose(column_weights, (0, 1, 3, 2)))
-    fine = ops.where(ops.logical_and(row_seen[..., None], column_seen[..., None, :]), fine, _LOWEST)
+    def open_(bound, _, score, *__):
+        # Rounding alone is no reason to go on: a flat map would be searched wholly.
+        return ops.any(bound[:, 0] > score + 1e-6 * ops.abs(score))
 
-    flat = ops.reshape(fine, (-1, fine.shape[1] * fine.shape[2] * fine.shape[3]))
-    # `ops.argmax` of floats uses operators that TensorFlow Lite has not.
-    score, best = (value[..., 0] for value in ops.top_k(flat, 1))
-    chosen = ops.one_hot(best // (rows.span * columns.span), peak.shape[-1], dtype="float32")
-    pixel_y = ops.sum(chosen * row, axis=-1) + ops.cast(best // columns.span % rows.span, "float32")
-    pixel_x = ops.sum(chosen * column, axis=-1) + ops.cast(best % columns.span, "float32")
-    found = ops.stack([columns.coordinate(pixel_x), rows.coordinate(pixel_y), score], axis=-1)
-    return ops.reshape(found, shape)
+    def look(bound, last, score, y, x):
+        """The next squares, from the one after `last` on in the order of falling bounds."""
+        after = ops.logical_or(bounds < bound, ops.logical_and(bounds == bound, square > last))
+        found, chosen = ops.top_k(ops.where(after, bounds, _LOWEST), min(candidates, squares))
+        row, row_weights, row_seen = rows.pixels_in(chosen // (width + 1))
+        column, column_weights, column_seen = columns.pixels_in(chosen % (width + 1))
+        taps = ops.arange(4, dtype="int32")
+        index = (chosen // (width + 1))[..., None, None] + taps[:, None]
+        index = first + index * (width + 4) + (chosen % (width + 1))[..., None, None] + taps
+        # Four axes at most: TensorFlow Lite slows down beyond.
+        patches = ops.reshape(ops.take(flat, ops.reshape(index, (-1,))), ops.shape(index))
+        values = ops.matmul(ops.matmul(row_weights, patches), ops.transpose(column_weights, (0, 1, 3, 2)))
+        values = ops.where(ops.logical_and(row_seen[..., None], column_seen[..., None, :]), values, _LOWEST)
+        # Of equal pixels the first one, row by row, as `argmax` of the whole map has it.
+        highest = ops.max(values, axis=(1, 2, 3))
+        columns_at = ops.where(values == highest[:, None, None, None], column[:, :, None, :], _FAR)
+        columns_at = ops.min(columns_at, axis=-1)
+        new_y = ops.min(ops.where(columns_at < _FAR, row, _FAR), axis=(1, 2))
+        new_x = ops.min(ops.where(row == new_y[:, None, None], columns_at, _FAR), axis=(1, 2))
+        earlier = ops.logical_or(new_y < y, ops.logical_and(new_y == y, new_x < x))
+        better = ops.logical_or(highest > score, ops.logical_and(highest == score, earlier))
+        score, y, x = (ops.where(better, new, old) for new, old in ((highest, score), (new_y, y), (new_x, x)))
+        return found[:, -1:], ops.cast(chosen[:, -1:], "int32"), score, y, x
+
+    # The first round is outside of the loop, so that most maps never enter it.
+    none, last = ops.zeros_like(bounds[:, 0]), ops.zeros_like(bounds[:, :1], "int32")
+    state = look(ops.full_like(bounds[:, :1], np.inf), last, none + _LOWEST, none, none)
+    _, _, score, y, x = ops.while_loop(open_, look, state)
+    return ops.reshape(ops.stack([columns.coordinate(x), rows.coordinate(y), score], axis=-1), shape)
 
 
 def heatmaps_to_keypoints_numpy(heatmaps: np.ndarray, boxes: np.ndarray) -> np.ndarray:
@@ -159,70 +178,75 @@ class _Axis:
         self.low, self.cells, self.points = low[:, None], cells, points
         self.extent = ops.maximum(high - low, 1.0)[:, None]
         self.pixels = ops.ceil(self.extent)
-        self.scale = cells / self.pixels
-        # As many pixels as two cells can hold.
-        self.span = math.ceil(2 * max(max_extent, cells) / cells) + 2
+        max_extent = max(max_extent, cells)
+        # Pixels from one that is looked at to the next.
+        self.step = ops.ceil(self.pixels / max_extent)
+        # As many pixels as the space between two cells can hold, the one before it, and one more against rounding.
+        self.span = math.ceil(max_extent / cells) + 2
 
     def coordinate(self, pixel: Tensor) -> Tensor:
         """Coordinates (Q * K,) in the picture of the centres of resized pixels (Q * K,)."""
         pixel = ops.reshape(pixel, (-1, self.points))
         return ops.reshape((pixel + 0.5) * (self.extent / self.pixels) + self.low, (-1,))
 
-    def coarse_weights(self) -> Tensor:
-        """(Q, 1, cells, cells): resizing to all pixels where they are no more than the cells, or nothing to do."""
-        cell = ops.arange(self.cells, dtype="float32")
-        places = (cell + 0.5) * self.scale - 0.5
-        base, weights = ops.floor(places), 0.0
-        for step in range(-1, 3):
-            tap = ops.clip(base + step, 0.0, self.cells - 1.0)
-            weights += _cubic(places - base - step)[..., None] * ops.cast(tap[..., None] == cell, "float32")
-        weights = ops.where(self._few()[..., None], weights, ops.eye(self.cells, dtype="float32"))
-        return weights[:, None]
+    def some(self) -> Tensor:
+        """(Q * K, cells + 1) bool: is there a pixel between cells k - 1 and k?"""
+        space = ops.arange(self.cells + 1, dtype="int32")[None] + ops.zeros_like(self.each(self.pixels), "int32")
+        pixel, place = self._from(space, 3, 1.0)
+        return ops.any(self._in(space, pixel, place), axis=-1)
 
-    def coarse_known(self) -> Tensor:
-        """(Q, 1, cells) bool: which rows of the coarse map are pixels or cells."""
-        inside = ops.arange(self.cells, dtype="float32") < self.pixels
-        return ops.logical_or(inside, ops.logical_not(self._few()))[:, None]
-
-    def highest_near(self, values: Tensor, axis: int) -> Tensor:
-        """Coarse maps (Q, K, h, w) with the highest of each three neighbours along `axis`.
-
-        Two kinds keep their value and so stay candidates next to a higher one: pixels of a small box, which are many
-        cells apart; and the outermost cells, beyond whose centre the resized map can rise again.
-        """
-        window = (3, 1) if axis == 2 else (1, 3)
-        pooled = ops.max_pool(ops.reshape(values, (-1, *values.shape[2:], 1)), window, 1, padding="same")
-        cell = ops.arange(self.cells, dtype="int32")
-        alone = ops.logical_or(self._few(), ops.logical_or(cell == 0, cell == self.cells - 1))
-        alone = alone[:, None, :, None] if axis == 2 else alone[:, None, None, :]
-        return ops.where(alone, values, ops.reshape(pooled, ops.shape(values)))
-
-    def fine(self, peak: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The pixels within one cell of the rows `peak` (Q * K, c) int of the coarse map.
+    def pixels_in(self, space: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The pixels between cells `space` - 1 and `space`, (Q * K, c) int.
 
         Returns:
-          the first pixel (Q * K, c) float32, weights (Q * K, c, span, 6) of the cells (Q * K, c, 6) int32 in the pixel
-          and those that follow it, and which of these are meant (Q * K, c, span) bool.
+          pixels (Q * K, c, span) float32, their weights (Q * K, c, span, 4) of the cells from `space` - 2 on, and which
+          of them are meant (Q * K, c, span) bool.
         """
-        peak = ops.cast(peak, "float32")
-        scale, pixels, few = (
-            ops.reshape(ops.repeat(value, self.points, axis=1), (-1, 1))
-            for value in (self.scale, self.pixels, self._few())
-        )
-        place = ops.where(few, (peak + 0.5) * scale - 0.5, peak)
-        middle = ops.where(few, peak, (peak + 0.5) / scale - 0.5)
-        first = ops.maximum(ops.ceil(middle - 1.0 / scale), ops.floor(middle) - (self.span // 2 - 1))
-        first = ops.maximum(first, 0.0)
-        pixel = first[..., None] + ops.arange(self.span, dtype="float32")
-        source = (pixel + 0.5) * scale[..., None] - 0.5
-        seen = ops.logical_and(ops.abs(source - place[..., None]) <= 1.0, pixel < pixels[..., None])
-        taps = ops.floor(place)[..., None] + ops.arange(-2, 4, dtype="float32")
-        weights = _cubic(source[..., None] - taps[..., None, :])
-        return first, weights, ops.cast(ops.clip(taps, 0.0, self.cells - 1.0), "int32"), seen
+        pixel, place = self._from(space, self.span, self.each(self.step)[..., None])
+        offset = place - ops.cast(space, "float32")[..., None]
+        weights = _cubic(offset[..., None] - ops.arange(-2, 2, dtype="float32"))
+        return pixel, weights, self._in(space, pixel, place)
 
-    def _few(self) -> Tensor:
-        """(Q, 1) bool: the box has no more pixels than the map has cells."""
-        return self.pixels <= self.cells
+    def each(self, value: Tensor) -> Tensor:
+        """(Q * K, 1) of (Q, 1): one for each map."""
+        return ops.reshape(ops.repeat(value, self.points, axis=1), (-1, 1))
+
+    def _from(self, space: Tensor, count: int, step: Tensor | float) -> tuple[Tensor, Tensor]:
+        """`count` pixels from the last one before the space on, and their places in cells, (Q * K, c, count)."""
+        scale = self.each(self.cells / self.pixels)
+        before = ops.maximum(ops.floor((ops.cast(space, "float32") - 0.5) / scale - 0.5), 0.0)
+        pixel = before[..., None] + step * ops.arange(count, dtype="float32")
+        return pixel, (pixel + 0.5) * scale[..., None] - 0.5
+
+    def _in(self, space: Tensor, pixel: Tensor, place: Tensor) -> Tensor:
+        # By the place of each pixel and not by the ends of the space: rounding cannot put a pixel into none.
+        known = ops.logical_and(pixel >= 0.0, pixel < self.each(self.pixels)[..., None])
+        return ops.logical_and(known, ops.floor(place) == ops.cast(space, "float32")[..., None] - 1.0)
+
+
+def _repeat_border(maps: Tensor, axis: int) -> Tensor:
+    """Maps (M, h, w) with the outermost cells of an axis two more times."""
+    first, last = (maps[:, :1], maps[:, -1:]) if axis == 1 else (maps[..., :1], maps[..., -1:])
+    return ops.concatenate([first, first, maps, last, last], axis=axis)
+
+
+def _bounds(maps: Tensor) -> Tensor:
+    """Numbers (M, h + 1, w + 1) that the bicubic surface between four cells of (M, h + 4, w + 4) maps does not exceed.
+
+    Written as Bezier patches, the surface lies within the hull of its sixteen control points. Those of a curve between
+    the second and the third of four cells are these two and their neighbours, a third of the slope there away.
+    """
+
+    def along_columns(rows):
+        a, b, c, d = (rows[..., k : k + width + 1] for k in range(4))
+        ends = ops.maximum(b, c)
+        return ops.maximum(ends, ops.maximum(b + third * (c - a), c - third * (d - b)))
+
+    height, width, third = maps.shape[1] - 4, maps.shape[2] - 4, -_CUBIC / 3.0
+    a, b, c, d = (maps[:, k : k + height + 1] for k in range(4))
+    ends = along_columns(maps[:, 1:-1])
+    bounds = ops.maximum(ends[:, :-1], ends[:, 1:])
+    return ops.maximum(bounds, ops.maximum(along_columns(b + third * (c - a)), along_columns(c - third * (d - b))))
 
 
 def _cubic(distance: Tensor) -> Tensor:

@@ -136,10 +136,11 @@ def paste_masks_numpy(
       rule: where the pixels sample the mask.
         "torchvision": the mask gets a border of one cell of 0 and the box grows with it; its edges are cut to whole
         numbers, and the mask is resized to the pixels from the first to the last, both counted. This is Detectron's
-        rule; thin objects move by up to half a pixel.
+        rule; thin objects move by up to half a pixel. The box grows by (n + 2) / n both ways, whatever m is.
         "detectron2": every pixel samples at its centre, with 0 beyond the mask's cells; exact. Like detectron2 on a
         CPU, no pixel farther than one from the box gets a value.
-        "model_garden": Model Garden's `paste_instance_masks`, which is Detectron's rule too.
+        "model_garden": Model Garden's `paste_instance_masks`, which is Detectron's rule too; the box grows by the
+        larger one of (m + 2) / m and (n + 2) / n.
       threshold: None gives the probabilities; a number gives uint8 masks, 1 where the probability is above it, for
         "detectron2" also where it is equal. All three libraries use 0.5.
       crops: return the pixels around each object only. 300 objects on a picture of 12 megapixels are 14 GB of dense
@@ -149,7 +150,7 @@ def paste_masks_numpy(
       (D, H, W) float32, or uint8 under a threshold; or with `crops` the list of D crops (h, w) and the (D, 4) int32
       windows that they cover, cut at the picture. With a threshold, `pack_crops(crops)` and the windows are compact
       masks, and `rle_encode(crop, window, size)` a run-length code. Boxes outside of the picture, without extent or
-      not finite (or beyond 10 million pixels) give empty masks.
+      not finite (or beyond 10 million pixels) give empty masks, where torchvision gives at least one pixel.
 
     Raises:
       ValueError: an unknown rule, or shapes other than these.
@@ -190,7 +191,21 @@ def _detectron_span(
 
     Places count cells from the border of 0 around the mask: its first cell is 1.
     """
-    scale = np.float32(max((side + 2.0) / side for side in cells))
+    return _grown_span(box, cells, size, max((side + 2.0) / side for side in cells))
+
+
+def _torchvision_span(
+    box: np.ndarray, cells: tuple[int, int], size: tuple[int, int]
+) -> tuple[int, np.ndarray, int, np.ndarray]:
+    """As `_detectron_span`, but the box grows by the border's share of the width alone."""
+    return _grown_span(box, cells, size, (cells[1] + 2.0) / cells[1])
+
+
+def _grown_span(
+    box: np.ndarray, cells: tuple[int, int], size: tuple[int, int], scale: float
+) -> tuple[int, np.ndarray, int, np.ndarray]:
+    """As `_detectron_span`, of a box that grows by a factor of `scale`."""
+    scale = np.float32(scale)
     result = []
     for low, high, number, side in ((box[0], box[2], cells[1], size[1]), (box[1], box[3], cells[0], size[0])):
         middle, half = (high + low) * np.float32(0.5), (high - low) * np.float32(0.5) * scale
@@ -227,4 +242,4 @@ def _interpolate_rows(values: np.ndarray, places: np.ndarray) -> np.ndarray:
     return result
 
 
-_SPANS = {"torchvision": _detectron_span, "detectron2": _centre_span, "model_garden": _detectron_span}
+_SPANS = {"torchvision": _torchvision_span, "detectron2": _centre_span, "model_garden": _detectron_span}

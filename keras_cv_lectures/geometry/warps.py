@@ -15,10 +15,6 @@ import tensorflow as tf
 
 Border = Literal["reflect", "constant"]
 
-# A sample point that falls on the line between two pixels (every one does when a picture is halved) belongs to the
-# right or lower pixel; without this margin, in pixels, rounding of the coordinates would choose at random.
-TIE = 1e-3
-
 
 def translation(dx: tf.Tensor | float, dy: tf.Tensor | float) -> tf.Tensor:
     """Matrix (3, 3) that moves points by `(dx, dy)` pixels."""
@@ -155,11 +151,26 @@ def inside(x: tf.Tensor, y: tf.Tensor, size: tuple[tf.Tensor | int, tf.Tensor | 
     return (x >= 0.0) & (x < width) & (y >= 0.0) & (y < height)
 
 
-def nearest_index(x: tf.Tensor, y: tf.Tensor, size: tuple[tf.Tensor | int, tf.Tensor | int]) -> tf.Tensor:
-    """Index `row * width + column`, int32 of the shape of `x`, of the pixel at each point, mirrored at the borders."""
+def tie_margin(size: tuple[tf.Tensor | int, tf.Tensor | int]) -> tf.Tensor:
+    """What is added to coordinates in a picture of `size` (height, width) before they are rounded down, in pixels.
+
+    A sample point that falls on the line between two pixels (every one does when a picture is halved) belongs to the
+    right or lower pixel; without this margin, some roundings of float32, they would choose at random.
+    """
     height, width = (tf.cast(value, tf.float32) for value in size)
-    column = tf.clip_by_value(tf.floor(_mirror(x + TIE, width)), 0.0, width - 1.0)
-    row = tf.clip_by_value(tf.floor(_mirror(y + TIE, height)), 0.0, height - 1.0)
+    return tf.minimum(tf.maximum(height, width) * 2.0**-20, 1e-3)
+
+
+def nearest_index(x: tf.Tensor, y: tf.Tensor, size: tuple[tf.Tensor | int, tf.Tensor | int]) -> tf.Tensor:
+    """Index `row * width + column`, int32 of the shape of `x`, of the pixel at each point, mirrored at the borders.
+
+    A coordinate that is not finite gives the first row or column.
+    """
+    margin = tie_margin(size)
+    height, width = (tf.cast(value, tf.float32) for value in size)
+    x, y = (tf.where(tf.math.is_finite(value), value, 0.0) for value in (x, y))
+    column = tf.clip_by_value(tf.floor(_mirror(x + margin, width)), 0.0, width - 1.0)
+    row = tf.clip_by_value(tf.floor(_mirror(y + margin, height)), 0.0, height - 1.0)
     # Added as integers: float32 cannot count the pixels of a picture beyond 4096 x 4096.
     return tf.cast(row, tf.int32) * tf.cast(width, tf.int32) + tf.cast(column, tf.int32)
 
@@ -171,7 +182,7 @@ def sample_nearest(
 
     Args:
       labels: (..., h, w) of any dtype.
-      x, y: (H, W) coordinates in pixels of `labels`.
+      x, y: (H, W) coordinates in pixels of `labels`; what is not finite gives the first row or column under "reflect".
       border: "reflect" mirrors the picture at its borders, "constant" gives `fill` outside.
 
     Returns:

@@ -22,7 +22,7 @@ class MaxPoolWithArgmax(keras.layers.Layer):
     Output shape: [(B, h, w, C), (B, h, w, C)]: the maxima, and their positions `row * pool_size + column` as whole
     numbers in the compute dtype, 0 .. pool_size^2 - 1. Of several equal maxima the first, row by row, is taken, as
     Caffe and `tf.nn.max_pool_with_argmax` do. No gradient flows through the positions. `flat_argmax` makes TensorFlow's
-    indices of them.
+    indices of them. What a window with NaN gives is not defined; torch hands NaN on.
 
     >>> x = np.array([[1, 2, 6, 3], [3, 5, 2, 1], [1, 2, 2, 1], [7, 3, 4, 8]], "float32").reshape(1, 4, 4, 1)
     >>> pooled, index = MaxPoolWithArgmax()(x)

@@ -15,6 +15,7 @@ from typing import Any
 from keras import ops
 
 from keras_cv_lectures.geometry.boxes import box_iou, complete_iou, distance_iou, generalized_iou
+from keras_cv_lectures.losses.pixelwise import logit_of_label
 
 Tensor = Any
 
@@ -86,8 +87,7 @@ def fast_rcnn_loss(
     labels = ops.cast(labels, "int32")
     counted = labels >= 0
     logits = _masked(logits, counted)
-    picked = ops.sum(logits * ops.one_hot(labels, logits.shape[-1], dtype="float32"), axis=-1)
-    entropy = ops.where(counted, ops.logsumexp(logits, axis=-1) - picked, 0.0)
+    entropy = ops.where(counted, ops.logsumexp(logits, axis=-1) - logit_of_label(logits, labels), 0.0)
     # A label without a logit would have a loss without a lower bound.
     entropy = ops.where(labels < logits.shape[-1], entropy, float("nan"))
     objects = ops.logical_and(counted, ops.not_equal(labels, background))

@@ -166,8 +166,10 @@ def _alike(one: Sequence[int | None], other: Sequence[int | None]) -> bool:
 
 
 def logit_of_label(logits: Any, labels: Any) -> Any:
-    """Logit of the label, (B, H, W); 0 where the label is -1."""
-    return ops.sum(logits * ops.one_hot(labels, logits.shape[-1], dtype="float32"), axis=-1)
+    """Logit of the label, (...,) of logits (..., K); 0 where the label is -1."""
+    # Chosen, not multiplied: 0 times the minus infinity of a class that is ruled out would be NaN.
+    chosen = ops.one_hot(labels, logits.shape[-1], dtype="bool")
+    return ops.sum(ops.where(chosen, logits, 0.0), axis=-1)
 
 
 def ratio(numerator: Any, denominator: Any) -> Any:

@@ -52,7 +52,8 @@ class SegmentationCrossEntropy(SegmentationLoss):
             `cross_entropy` of a single one (of a batch torch divides the sum by the weights of all its pixels; here
             every example counts alike); `"pixels"`: n is the number of labelled pixels. Pixel weights never enter n,
             because a map is there to raise the loss where it is large: U-Net's w0 = 10 makes borders count ten times
-            more, instead of making all else count less.
+            more, instead of making all else count less. An example without labelled pixels has loss 0, where torch has
+            NaN.
 
     Differs from the paper: U-Net (Ronneberger et al. 2015) sums the energy over the tile; here it is divided by the
     pixel count, so that learning rates do not depend on the tile's size.
@@ -229,7 +230,8 @@ class DiceLoss(_OverlapLoss):
     Absent classes, pixel weights and `smooth` as in `TverskyLoss`.
 
     Differs from the paper: Milletari et al., V-Net, 2016, have two classes and squares in the denominator; this is the
-    multi-class form of segmentation_models_pytorch, without squares.
+    multi-class form of segmentation_models_pytorch 0.6, without squares; `smooth` stands beside |P_c T_c| and half of
+    the denominator, as there.
     """
 
     def __init__(self, *, name: str | None = "dice_loss", **settings: Any):
@@ -237,7 +239,7 @@ class DiceLoss(_OverlapLoss):
 
     def example_loss(self, logits: Any, labels: Any, valid: Any, weights: Any) -> Any:
         inside, predicted, labelled = _soft_counts(logits, labels, weights)
-        score = (2.0 * inside + self.smooth) / ops.maximum(predicted + labelled + self.smooth, _EPSILON)
+        score = (inside + self.smooth) / ops.maximum(0.5 * (predicted + labelled) + self.smooth, _EPSILON)
         return _mean_over_classes(1.0 - score, labelled)
 
 

@@ -161,7 +161,7 @@ def _with_corners(boxes: tf.Tensor, pixels: tf.Tensor, windows: tf.Tensor, warp:
     limits = warp.limits[:2]
     corners = limits * tf.constant([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     x, y = tf.unstack(warp.origins(tf.clip_by_value(corners, 0.5, limits - 0.5)), axis=-1)
-    covered = tf.not_equal(_look_up(pixels, windows, x[None], y[None]), 0)[..., None]
+    covered = tf.not_equal(_look_up(pixels, windows, x[None], y[None], warp.source_size), 0)[..., None]
     low = tf.minimum(boxes[:, :2], tf.reduce_min(tf.where(covered, corners, boxes.dtype.max), axis=1))
     high = tf.maximum(boxes[:, 2:], tf.reduce_max(tf.where(covered, corners, boxes.dtype.min), axis=1))
     return tf.where(tf.reduce_all(low < high, axis=1)[:, None], tf.concat([low, high], axis=1), 0.0)
@@ -183,16 +183,17 @@ def _sample_crops(pixels: tf.Tensor, windows: tf.Tensor, boxes: tf.Tensor, warp:
         field = tf.einsum("kd,rcd->krc", matrix[:2, :2], warp.coarse)
         columns += tf.matmul(tf.matmul(of_y, field[0]), of_x, transpose_b=True)
         rows += tf.matmul(tf.matmul(of_y, field[1]), of_x, transpose_b=True)
-    return tf.ensure_shape(_look_up(pixels, windows, columns, rows), [None, size, size])
+    return tf.ensure_shape(_look_up(pixels, windows, columns, rows, warp.source_size), [None, size, size])
 
 
-def _look_up(pixels: tf.Tensor, windows: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+def _look_up(pixels: tf.Tensor, windows: tf.Tensor, x: tf.Tensor, y: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     """uint8 values of each object's mask at points of its own (N, ...), or of all (1, ...); 0 outside of its crop."""
     width, height, starts = (tf.reshape(values, [-1] + [1] * (x.shape.rank - 1)) for values in _layout(windows))
     left, top = (tf.reshape(windows[:, k], tf.shape(width)) for k in range(2))
     # A point between two pixels belongs to the right or lower one, as in `warps.nearest_index`.
-    column = tf.cast(tf.floor(x + warps.TIE), tf.int32) - left
-    row = tf.cast(tf.floor(y + warps.TIE), tf.int32) - top
+    margin = warps.tie_margin((size[0], size[1]))
+    column = tf.cast(tf.floor(x + margin), tf.int32) - left
+    row = tf.cast(tf.floor(y + margin), tf.int32) - top
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
     # Outside of the crop stands a zero behind the last pixel.
     index = tf.where(inside, starts + row * width + column, tf.shape(pixels)[0])

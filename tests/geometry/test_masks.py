@@ -104,10 +104,13 @@ def test_pasting_by_hand():
     assert paste_masks_numpy(mask, box, (1, 8), "detectron2", threshold=0.75).tolist() == [[[0, 0, 0, 0, 1, 1, 0, 0]]]
     # Detectron: one cell of 0 around; a box of 4 x 1 pixels around (4, 0.5) grows by max(4 / 2, 3 / 1) = 3 to
     # (-2, -1, 10, 2): 13 x 4 pixels. Row 0 is the second: (1 + 1/2) 3/4 - 1/2 = 5/8 of the way to the cell.
-    ours = paste_masks_numpy(mask, box, (1, 8))
+    ours = paste_masks_numpy(mask, box, (1, 8), "model_garden")
     places = (np.arange(2, 10) + 0.5) * 4 / 13 - 0.5
     np.testing.assert_allclose(ours[0, 0], 0.625 * np.maximum(0, 1 - np.abs(places - 2)), atol=1e-6)
-    np.testing.assert_array_equal(ours, paste_masks_numpy(mask, box, (1, 8), "model_garden"))
+    # torchvision's grows by 4 / 2 of the two columns alone, to (0, -0.5, 8, 1.5): 9 x 2 pixels, a quarter of the way.
+    places = (np.arange(8) + 0.5) * 4 / 9 - 0.5
+    ours = paste_masks_numpy(mask, box, (1, 8))
+    np.testing.assert_allclose(ours[0, 0], 0.25 * np.maximum(0, 1 - np.abs(places - 2)), atol=1e-6)
 
 
 @pytest.mark.parametrize("rule", ["torchvision", "detectron2", "model_garden"])
@@ -215,6 +218,14 @@ def test_targets_have_no_gradient():
         tape.watch(boxes)
         target = mask_targets(np.ones((1, 4, 4)), [[0, 0, 4, 4]], boxes, [0], 2)
     assert tape.gradient(target, boxes) is None
+
+
+@pytest.mark.parametrize("rule", ["torchvision", "model_garden"])
+def test_the_border_of_masks_that_are_not_square(rule):
+    """The box is 4 x 4. torchvision grows it by (n + 2) / n of n = 4 columns, 6; Model Garden by that of 1 row, 12."""
+    _, windows = paste_masks_numpy(np.ones((1, 1, 4), "f"), np.float32([[10, 10, 14, 14]]), (30, 30), rule, crops=True)
+    low, high = (9, 16) if rule == "torchvision" else (6, 19)
+    np.testing.assert_array_equal(windows, [[low, low, high, high]])
 
 
 @pytest.mark.golden

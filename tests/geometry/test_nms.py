@@ -150,6 +150,13 @@ def test_batches_of_known_and_unknown_size():
     assert empty[1].shape == (0,)
 
 
+@BOTH
+def test_many_labels_cost_no_precision(function):
+    # IoU 0.5002. At 79 times the picture's width float32 counts in steps of 1/128, and both would be equal to 0.5.
+    boxes = np.float32([[0, 0, 10, 10], [0, 0, 10, 5.002], [1300, 1300, 1333, 1333]])
+    assert kept(function(boxes, np.float32([3, 2, 1]), 3, 0.5, [79, 79, 0])) == [0, 2]
+
+
 SOFT = pytest.mark.parametrize("function", [geometry.soft_nms, geometry.soft_nms_portable])
 
 

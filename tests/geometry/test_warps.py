@@ -78,7 +78,7 @@ def test_one_pixel_pictures_can_be_sampled():
 
 def test_halving_takes_the_lower_right_pixel_whichever_way_rounding_falls():
     labels = np.arange(36).reshape(6, 6)
-    for noise in (-1e-5, 0.0, 1e-5):
+    for noise in (-2e-6, 0.0, 2e-6):  # four steps of float32 at the lower right
         x, y = (2 * c + np.float32(noise) for c in centres(3, 3))
         np.testing.assert_array_equal(geometry.sample_nearest(labels, x, y), labels[1::2, 1::2])
 
@@ -153,6 +153,17 @@ def test_sampling_grid_displaces_before_the_matrix():
     points = np.stack(centres(8, 10), -1)
     expected = geometry.transform_points(points + geometry.displacement(coarse, points, (8, 10)), matrix)
     np.testing.assert_allclose(tf.stack(geometry.sampling_grid(matrix, (8, 10), coarse), -1), expected, atol=1e-4)
+
+
+def test_the_nearest_pixel_close_to_a_border_and_of_no_place():
+    row = np.arange(13, dtype=np.int32)[None]
+    x = np.float32([[3.0 - 5e-4, 3.0 - 1e-6, 3.0, 3.5, np.nan, np.inf]])
+    # Only roundings of float32 before the border belong to the pixel behind it.
+    found = geometry.sample_nearest(row, x, np.full_like(x, 0.5)).numpy()
+    np.testing.assert_array_equal(found, [[2, 3, 3, 3, 0, 0]])
+    np.testing.assert_array_equal(
+        geometry.sample_nearest(row, x, np.full_like(x, 0.5), border="constant", fill=-1).numpy()[0, 4:], [-1, -1]
+    )
 
 
 @pytest.mark.golden

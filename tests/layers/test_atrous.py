@@ -165,3 +165,19 @@ def test_all_weights_of_a_dilated_convolution_are_counted(rate):
     model = keras.Model(inputs, AtrousConv2D(4, 3, padding="same", dilation_rate=rate, name="logits")(inputs))
     with portable_operators(), whole_convolutions():
         assert gflops(model, (9, 9)) * 1e9 == pytest.approx(2 * 9 * 9 * 4 * 9 * 2)
+
+
+def test_channels_first_is_left_to_keras():
+    layer = AtrousConv2D(4, 3, dilation_rate=2, padding="same", data_format="channels_first")
+    assert layer.compute_output_shape((1, 3, 9, 9)) == (1, 4, 9, 9)
+    x = np.random.default_rng(0).normal(size=(1, 3, 9, 7)).astype("float32")
+    last = AtrousConv2D(4, 3, dilation_rate=2, padding="same")
+    last.build((1, 9, 7, 3))
+    layer.build(x.shape)
+    layer.set_weights(last.get_weights())
+    # A GPU or oneDNN computes it; elsewhere TensorFlow says itself that it cannot.
+    try:
+        found = np.array(layer(x))
+    except tf.errors.OpError as error:
+        pytest.skip(f"TensorFlow here has no convolution with channels first: {type(error).__name__}")
+    np.testing.assert_allclose(found.transpose(0, 2, 3, 1), last(x.transpose(0, 2, 3, 1)), atol=1e-5)

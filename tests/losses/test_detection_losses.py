@@ -159,6 +159,12 @@ def test_rows_that_do_not_count_change_nothing(name):
     assert low.dtype == tf.float32
 
 
+def test_a_class_that_is_ruled_out_costs_nothing():
+    logits = np.float32([[[0.0, 0.0, -np.inf]]])
+    loss, _ = fast_rcnn_loss(logits, np.zeros((1, 1, 12), "f"), np.zeros((1, 1), int), np.zeros((1, 1, 4), "f"))
+    np.testing.assert_allclose(loss, np.log(2), rtol=1e-6)
+
+
 @pytest.mark.golden
 @pytest.mark.parametrize(
     ("name", "predictions", "targets", "loss"),

@@ -133,6 +133,25 @@ def test_cross_entropy_against_numpy(batch):
     np.testing.assert_allclose(loss.call(labels, logits), expected, rtol=1e-5)
 
 
+def test_a_class_that_is_ruled_out_costs_nothing():
+    """A logit of minus infinity has no probability: what is left are two equal classes."""
+    logits = tf.constant([[[[0.0, 0.0, -np.inf]]]])
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        loss = SegmentationCrossEntropy()(np.zeros((1, 1, 1)), logits)
+    np.testing.assert_allclose(loss, np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(tape.gradient(loss, logits)[0, 0, 0], [-0.5, 0.5, 0.0], atol=1e-6)
+    # With label smoothing that class shall be predicted too, which costs without end.
+    assert np.isposinf(SegmentationCrossEntropy(label_smoothing=0.1)(np.zeros((1, 1, 1)), logits))
+
+
+def test_smooth_of_dice_is_that_of_tversky_with_halves():
+    """By hand: probabilities 1/2, two pixels of class 0. I = 1, P = 1, T = 2 of class 0; class 1 does not occur."""
+    logits, labels = np.zeros((1, 1, 2, 2), "float32"), np.zeros((1, 1, 2))
+    expected = (1 - (1 + 3) / ((1 + 2) / 2 + 3)) / 2
+    np.testing.assert_allclose(DiceLoss(smooth=3.0)(labels, logits), expected, rtol=1e-6)
+
+
 @pytest.mark.golden
 @pytest.mark.parametrize(
     ("key", "target", "make"),

@@ -36,7 +36,7 @@ class RoIAlign(AlignLayer):
         output_size: (h, w), or one number for both.
         scale: pixels of the map per pixel of the boxes, such as 1 / 16. None: boxes are in pixels of the map.
         sampling_ratio: samples along each side of a bin; 0 takes ceil(b / h) of them, box by box, and is meant for
-            small maps, as it multiplies with all pixels.
+            small maps, as it multiplies with all pixels: a pixel that is NaN reaches every box.
         aligned: shift the boxes by half a pixel, so that pixel i stands for [i, i + 1), and leave small boxes small.
         rule: "torchvision", or "model_garden": no smallest box, and no sample is 0.
         implementation: "auto", "sparse" (a sparse product, TensorFlow without XLA) or "gather" (any runtime). "auto" is

@@ -21,6 +21,8 @@ from keras_cv_lectures.geometry.boxes import Tensor, pairwise_iou
 NEVER = float("-inf")
 # Up to as many pictures the batch is written out, so that TensorFlow works on them side by side.
 UNROLLED = 64
+# More boxes than these are not compared all with all, which would take more than 1 GiB a picture.
+COMPARED = 16_384
 
 
 def nms(
@@ -54,7 +56,7 @@ def nms(
     boxes, scores = _apart(boxes, labels), ops.cast(scores, "float32")
     if keras.backend.backend() == "tensorflow":
         return _tensorflow_nms(boxes, scores, max_outputs, iou_threshold, score_threshold)
-    indices, count = _fixed_point(boxes[None], scores[None], max_outputs, iou_threshold, score_threshold)
+    indices, count = _portable(boxes[None], scores[None], max_outputs, iou_threshold, score_threshold)
     return indices[0], count[0]
 
 
@@ -71,7 +73,7 @@ def batched_nms(
     boxes, scores = _apart(boxes, labels), ops.cast(scores, "float32")
     settings = (max_outputs, iou_threshold, score_threshold)
     if keras.backend.backend() != "tensorflow":
-        return _fixed_point(boxes, scores, *settings)
+        return _portable(boxes, scores, *settings)
     batch = boxes.shape[0] if boxes.shape[0] is not None else scores.shape[0]
     if batch is not None and 0 < batch <= UNROLLED:
         results = [_tensorflow_nms(boxes[i], scores[i], *settings) for i in range(batch)]
@@ -96,14 +98,15 @@ def nms_portable(
     """`nms` or `batched_nms` in plain array operations: (N, 4) or (B, N, 4), for any backend and XLA.
 
     Exact: boxes are kept and dropped in rounds until nothing changes, which takes as many rounds as the longest chain
-    of boxes that drop one another. Memory and time grow with N * N.
+    of boxes that drop one another; memory and time grow with N * N. More than 16,384 boxes are kept one by one: memory
+    grows with N, time with N * max_outputs.
     """
     _check(max_outputs, iou_threshold)
     boxes, scores = _apart(boxes, labels), ops.cast(scores, "float32")
     settings = (max_outputs, iou_threshold, score_threshold)
     if len(boxes.shape) == 3:
-        return _fixed_point(boxes, scores, *settings)
-    indices, count = _fixed_point(ops.expand_dims(boxes, 0), ops.expand_dims(scores, 0), *settings)
+        return _portable(boxes, scores, *settings)
+    indices, count = _portable(ops.expand_dims(boxes, 0), ops.expand_dims(scores, 0), *settings)
     return indices[0], count[0]
 
 
@@ -202,10 +205,39 @@ def _tensorflow_nms(
     return tf.ensure_shape(indices, [max_outputs]), count
 
 
-def _fixed_point(
+def _portable(
     boxes: Tensor, scores: Tensor, max_outputs: int, iou_threshold: float, score_threshold: float | None
 ) -> tuple[Tensor, Tensor]:
     """Indices (B, max_outputs) and counts (B,) of boxes (B, N, 4) that are moved apart already."""
+    few = boxes.shape[1] is None or boxes.shape[1] <= COMPARED
+    return (_fixed_point if few else _one_by_one)(boxes, scores, max_outputs, iou_threshold, score_threshold)
+
+
+def _one_by_one(
+    boxes: Tensor, scores: Tensor, max_outputs: int, iou_threshold: float, score_threshold: float | None
+) -> tuple[Tensor, Tensor]:
+    """`_portable` in one round for each output."""
+    left = ops.where(scores > (NEVER if score_threshold is None else score_threshold), scores, NEVER)
+    slots, rows = ops.arange(max_outputs), ops.arange(boxes.shape[1])
+
+    def keep_one(i, state):
+        left, indices, count = state
+        best = ops.expand_dims(ops.cast(ops.argmax(left, axis=-1), "int32"), -1)
+        found = ops.max(left, axis=-1, keepdims=True) > NEVER
+        indices = ops.where(ops.logical_and(slots == i, found), best, indices)
+        box = ops.take_along_axis(boxes, ops.expand_dims(best, -1), axis=1)
+        gone = ops.logical_or(pairwise_iou(box, boxes)[:, 0] > _off_the_tie(iou_threshold), rows == best)
+        return ops.where(gone, NEVER, left), indices, count + ops.cast(found[:, 0], "int32")
+
+    empty = ops.zeros((ops.shape(scores)[0], max_outputs), "int32"), ops.zeros_like(scores[:, 0], dtype="int32")
+    _, indices, count = ops.fori_loop(0, max_outputs, keep_one, (left, *empty))
+    return indices, count
+
+
+def _fixed_point(
+    boxes: Tensor, scores: Tensor, max_outputs: int, iou_threshold: float, score_threshold: float | None
+) -> tuple[Tensor, Tensor]:
+    """`_portable` by comparing all boxes with all."""
     # At least as many rows as outputs; those of padding are never kept.
     boxes = ops.pad(boxes, [[0, 0], [0, max_outputs], [0, 0]])
     scores = ops.pad(scores, [[0, 0], [0, max_outputs]], constant_values=NEVER)

@@ -1,5 +1,8 @@
 """Non-maximum suppression: by hand, greedily in NumPy, as torchvision recorded it, and in TensorFlow Lite."""
 
+import importlib
+from unittest import mock
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -8,7 +11,15 @@ from keras_cv_lectures import geometry
 
 # IoU of 0 and 1 is 0.8, of 1 and 2 is 2/3, of 0 and 2 is 10/19; 3 is alone.
 BOXES = np.float32([[0, 0, 10, 10], [0, 0, 10, 8], [0, 0, 12, 6], [50, 50, 60, 60]])
-BOTH = pytest.mark.parametrize("function", [geometry.nms, geometry.nms_portable])
+
+
+def one_by_one(*arguments, **settings):
+    """What `nms_portable` does with boxes that are too many to be compared all with all."""
+    with mock.patch.object(importlib.import_module("keras_cv_lectures.geometry.nms"), "COMPARED", 0):
+        return tf.function(geometry.nms_portable)(*arguments, **settings)
+
+
+ALL = pytest.mark.parametrize("function", [geometry.nms, geometry.nms_portable, one_by_one])
 
 
 def crowd(count, places, seed, size=200.0):
@@ -37,7 +48,7 @@ def kept(result):
     return indices[:count].tolist()
 
 
-@BOTH
+@ALL
 def test_by_hand(function):
     scores = np.float32([0.5, 0.9, 0.7, 0.1])
     assert kept(function(BOXES, scores, 4, 0.6)) == [1, 3]
@@ -49,7 +60,7 @@ def test_by_hand(function):
     assert kept(function(BOXES, scores, 4, 1.0)) == [1, 2, 0, 3]
 
 
-@BOTH
+@ALL
 def test_labels_thresholds_and_rows_that_are_never_kept(function):
     scores = np.float32([0.5, 0.9, 0.7, 0.1])
     assert kept(function(BOXES, scores, 4, 0.6, [0, 1, 1, 0])) == [1, 0, 3]
@@ -61,7 +72,7 @@ def test_labels_thresholds_and_rows_that_are_never_kept(function):
     assert kept(function(np.zeros((3, 4), np.float32), np.ones(3, np.float32), 4, 0.5)) == [0, 1, 2]
 
 
-@BOTH
+@ALL
 def test_nothing_in_nothing_out(function):
     indices, count = function(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), 3, 0.5, np.zeros(0, np.int32))
     assert indices.shape == (3,)
@@ -69,7 +80,7 @@ def test_nothing_in_nothing_out(function):
     assert indices.dtype == count.dtype == tf.int32
 
 
-@BOTH
+@ALL
 @pytest.mark.parametrize("threshold", [0.2, 0.5, 0.8])
 def test_equals_the_definition_with_many_equal_scores(function, threshold):
     boxes, scores, labels = crowd(150, 5, seed=1)
@@ -150,7 +161,7 @@ def test_batches_of_known_and_unknown_size():
     assert empty[1].shape == (0,)
 
 
-@BOTH
+@ALL
 def test_many_labels_cost_no_precision(function):
     # IoU 0.5002. At 79 times the picture's width float32 counts in steps of 1/128, and both would be equal to 0.5.
     boxes = np.float32([[0, 0, 10, 10], [0, 0, 10, 5.002], [1300, 1300, 1333, 1333]])
@@ -197,7 +208,7 @@ def test_wrong_settings_are_refused():
         geometry.soft_nms_portable(BOXES, BOXES[:, 0], 4, score_threshold=-1)
 
 
-@BOTH
+@ALL
 @pytest.mark.golden
 def test_nms_equals_torchvision(golden, function):
     arrays, cfg = golden("op_nms")

@@ -19,6 +19,7 @@ def one_by_one(*arguments, **settings):
         return tf.function(geometry.nms_portable)(*arguments, **settings)
 
 
+BOTH = pytest.mark.parametrize("function", [geometry.nms, geometry.nms_portable])
 ALL = pytest.mark.parametrize("function", [geometry.nms, geometry.nms_portable, one_by_one])
 
 
@@ -72,7 +73,7 @@ def test_labels_thresholds_and_rows_that_are_never_kept(function):
     assert kept(function(np.zeros((3, 4), np.float32), np.ones(3, np.float32), 4, 0.5)) == [0, 1, 2]
 
 
-@ALL
+@BOTH
 def test_nothing_in_nothing_out(function):
     indices, count = function(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), 3, 0.5, np.zeros(0, np.int32))
     assert indices.shape == (3,)
@@ -161,7 +162,7 @@ def test_batches_of_known_and_unknown_size():
     assert empty[1].shape == (0,)
 
 
-@ALL
+@BOTH
 def test_many_labels_cost_no_precision(function):
     # IoU 0.5002. At 79 times the picture's width float32 counts in steps of 1/128, and both would be equal to 0.5.
     boxes = np.float32([[0, 0, 10, 10], [0, 0, 10, 5.002], [1300, 1300, 1333, 1333]])
@@ -208,7 +209,7 @@ def test_wrong_settings_are_refused():
         geometry.soft_nms_portable(BOXES, BOXES[:, 0], 4, score_threshold=-1)
 
 
-@ALL
+@BOTH
 @pytest.mark.golden
 def test_nms_equals_torchvision(golden, function):
     arrays, cfg = golden("op_nms")

@@ -187,7 +187,9 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument("system", metavar="SYSTEM", help="a name that `kcvl list` shows")
     train.add_argument("--data", required=True, metavar="SPEC", help="training data, see below")
     train.add_argument(
-        "--val", metavar="SPEC", help="validation data (default: the layout's own split, else the last 15 %% of --data)"
+        "--val",
+        metavar="SPEC",
+        help="validation data (default: the layout's own split, else the last 15 %% of --data, of pets of each breed)",
     )
     train.add_argument(
         "--set",

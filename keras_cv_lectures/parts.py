@@ -66,8 +66,7 @@ class ModelOfParts(keras.Model):
                     f"{argument}={given!r}. Leave it out, and measure the trained model with {self.measured_by}."
                 )
         if loss_weights is not None:
-            named = isinstance(loss_weights, Mapping) and not set(loss_weights) - set(self.loss_parts)
-            if not named or not all(isinstance(w, int | float) and math.isfinite(w) for w in loss_weights.values()):
+            if not self._weighs_parts(loss_weights):
                 raise ModelError(
                     f"`loss_weights` must be numbers by names of {self.name}'s losses, which are "
                     f"{', '.join(self.loss_parts)}. Received: loss_weights={loss_weights!r}"
@@ -80,10 +79,17 @@ class ModelOfParts(keras.Model):
         # Keras's own does so only where `compile` is its own.
         config = dict(keras.saving.deserialize_keras_object(config))
         # Files of earlier versions may hold what had no effect then and is refused now.
-        dropped = ("loss", "metrics", "weighted_metrics", *(["loss_weights"] if config.get("loss") is not None else []))
+        dropped = ["loss", "metrics", "weighted_metrics"]
+        if config.get("loss") is not None or not self._weighs_parts(config.get("loss_weights")):
+            dropped.append("loss_weights")
         self.compile(**{name: value for name, value in config.items() if name not in dropped})
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
+
+    def _weighs_parts(self, loss_weights: Any) -> bool:
+        """Whether `loss_weights` are numbers by names of parts."""
+        named = isinstance(loss_weights, Mapping) and not set(loss_weights) - set(self.loss_parts)
+        return named and all(isinstance(w, int | float) and math.isfinite(w) for w in loss_weights.values())
 
 
 __all__ = ["ModelOfParts"]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import csv
+import functools
 import json
+import os
 import re
 import warnings
 from collections import Counter
@@ -56,23 +58,44 @@ class _Columns:
 
 def described_columns(path: Path) -> str:
     """Which columns of a table `caption_rows` reads; errors as there."""
-    lines = read_lines(path)
-    return _find_columns(path, lines).described(lines[_first(lines) - 1])
+    return _survey(path)[0]
 
 
 def split_counts(path: Path) -> Counter[str]:
     """What stands in the column "split" of a table, in lower case -> number of rows; empty without such a column."""
+    return _survey(path)[1].copy()
+
+
+def _survey(path: Path) -> tuple[str, Counter[str]]:
+    """`described_columns` and `split_counts`, which opening asks for many times: a large table takes seconds."""
+    try:
+        state = os.stat(path)
+    except OSError:  # Said where the file is read.
+        return _survey_of(path, 0, 0)
+    return _survey_of(path, state.st_mtime_ns, state.st_size)
+
+
+@functools.lru_cache(maxsize=16)
+def _survey_of(path: Path, changed: int, size: int) -> tuple[str, Counter[str]]:
+    """`_survey` of the file as it was then; `changed` and `size` tell that from what is written later."""
     lines = read_lines(path)
     columns = _find_columns(path, lines)
+    described = columns.described(lines[_first(lines) - 1])
     if columns.split is None:
-        return Counter()
-    return Counter(_split(fields, columns) for _, fields in _body(lines, columns) if _whole(fields, columns))
+        return described, Counter()
+    splits = (_split(fields, columns) for _, fields in _body(lines, columns) if _whole(fields, columns))
+    return described, Counter(splits)
 
 
 def table_splits(path: Path) -> tuple[str, ...]:
     """Those of train, val and test that the column "split" of a table names; () without such a column."""
     there = {SPLIT_OF.get(name) for name in split_counts(path)}
     return tuple(split for split in ("train", "val", "test") if split in there)
+
+
+def has_one_split(path: Path) -> bool:
+    """Whether all rows of a table are of one of train, val and test by its column "split"."""
+    return len({SPLIT_OF.get(name) for name in split_counts(path)}) == len(table_splits(path)) == 1
 
 
 def caption_rows(path: Path, split: str | None = None) -> Iterator[tuple[str, str | None, str]]:

@@ -48,7 +48,8 @@ def coco_source(
     Labels count the categories in the order of their ids without gaps: COCO's ids 1 ... 90 become 0 ... 79. Boxes are
     cut at the edge of the picture; see `object_source` for objects that are left out. `area` is what the file says, by
     which COCO tells small objects from large ones; of an object without it, that of its mask, or else of its box.
-    An object with `ignore` 1 is `difficult`. A category without annotations is left out if one with annotations has
+    An object with `ignore` 1 is `difficult`: not learned, and to be found in COCO's average precision, as in
+    pycocotools, which reads `iscrowd` alone. A category without annotations is left out if one with annotations has
     its name. LVIS's pictures are found by the last two parts of their `coco_url`, or by the last.
 
     Args:
@@ -109,8 +110,9 @@ def coco_objects(
     ]
     # The doctor goes on to look at the boxes.
     has_masks = has_masks and not bare
-    has_crowd, has_difficult = any(a.crowd for a in every), any(a.difficult for a in every)
-    problems += without_learnable([a.crowd or a.difficult for a in every], f"{json_file}", "`iscrowd` or `ignore` 1")
+    has_difficult = any(a.difficult for a in every)
+    has_crowd = has_difficult or any(a.crowd for a in every)  # By which alone COCO's evaluation goes where it is there.
+    unlearnable = without_learnable([a.crowd or a.difficult for a in every], f"{json_file}", "`iscrowd` or `ignore` 1")
     has_area = not all(math.isnan(a.area) for a in every)
     count = len(categories.keypoint_names)
 
@@ -137,6 +139,7 @@ def coco_objects(
         objects=objects,
         classes=categories.classes,
         problems=tuple(problems),
+        unlearnable=tuple(unlearnable),
         warnings=(
             f"{json_file}: {unnamed} annotations have keypoints, but no category names them, so that they are not "
             'read. Give the category a list `"keypoints": [NAME, ...]`.',

@@ -107,6 +107,7 @@ def doctor(spec: str, *, progress: Progress | None = None) -> Report:
             problems.append(str(error))
             continue
         problems += pairing.problems
+        notes += pairing.notes
         try:
             labels = fixed_labels or pairing.labels or _guess(pairing)
         except DataError as error:
@@ -114,7 +115,15 @@ def doctor(spec: str, *, progress: Progress | None = None) -> Report:
             continue
         notes += [labels.note] if labels.note else []
         sources.append(paired_source(pairing, labels, channels=channels))
-    return examine(sources, name=spec, kind=parsed.kind, problems=problems, notes=notes, progress=progress)
+    return examine(
+        sources,
+        name=spec,
+        kind=parsed.kind,
+        problems=problems,
+        notes=notes,
+        splits=len(splits),
+        progress=progress,
+    )
 
 
 def examine(
@@ -125,6 +134,7 @@ def examine(
     problems: Sequence[str] = (),
     warnings: Sequence[str] = (),
     notes: Sequence[str] = (),
+    splits: int | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Reads every example of `sources`, the splits of one data set, and reports on them.
@@ -136,10 +146,12 @@ def examine(
         problems: those found before, to be put first.
         warnings: likewise.
         notes: what was guessed before.
+        splits: how many the data have, of which some may not have opened; None means as many as `sources`.
         progress: called with (examples done, examples in all).
     """
+    alone = (len(sources) if splits is None else splits) == 1
     total, done = sum(len(source) for source in sources), 0
-    problems, warnings, splits = list(problems), list(warnings), []
+    problems, warnings, reports = list(problems), list(warnings), []
     missing = {problem.partition(" is missing, though")[0] for problem in problems}
     seen: dict[bytes, list[tuple[str, str]]] = defaultdict(list)
     for source in sources:
@@ -158,14 +170,14 @@ def examine(
                 progress(done, total)
         if len(source) == 0 and not problems:
             problems.append(f"{source.name} has no examples. Check the path and the list file.")
-        splits.append(survey.report())
+        reports.append(survey.report())
         warnings += survey.warnings()
-        if len(sources) == 1 and survey.readable == len(source):
+        if alone and survey.readable == len(source):
             warnings += _not_validated(source, survey, kind)
     warnings += _duplicates(seen)
     return Report(
         name=name or ", ".join(source.name for source in sources),
-        splits=tuple(splits),
+        splits=tuple(reports),
         problems=tuple(dict.fromkeys(problems)),
         warnings=tuple(warnings),
         notes=tuple(dict.fromkeys(notes)),
@@ -181,7 +193,7 @@ def _examine_mixed(spec: DataSpec, splits: Sequence[str | None], progress: Progr
         except DataError as error:
             problems.append(str(error))
     notes = [note for source in sources for note in source.notes]
-    return examine(sources, name=spec.text, problems=problems, notes=notes, progress=progress)
+    return examine(sources, name=spec.text, problems=problems, notes=notes, splits=len(splits), progress=progress)
 
 
 def _examine_objects(spec: DataSpec, splits: Sequence[str | None], channels: int, progress: Progress | None) -> Report:
@@ -194,12 +206,20 @@ def _examine_objects(spec: DataSpec, splits: Sequence[str | None], channels: int
         except DataError as error:
             problems.append(str(error))
             continue
-        problems += listing.problems
+        problems += [*listing.problems, *listing.unlearnable]
         warnings += listing.warnings
         if not sources and (said := without_sides(listing.keypoint_names)):
             warnings.append(said)
         sources.append(object_source(listing, channels=channels))
-    return examine(sources, name=spec.text, kind=spec.kind, problems=problems, warnings=warnings, progress=progress)
+    return examine(
+        sources,
+        name=spec.text,
+        kind=spec.kind,
+        problems=problems,
+        warnings=warnings,
+        splits=len(splits),
+        progress=progress,
+    )
 
 
 def _examine_captions(spec: DataSpec, splits: Sequence[str | None], channels: int, progress: Progress | None) -> Report:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import warnings
@@ -9,10 +10,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_cv_lectures.data.gif_masks import reading_of_gifs
 from keras_cv_lectures.data.headers import orientation
 from keras_cv_lectures.data.images import IMAGE_SUFFIXES, read_image, read_mask
 from keras_cv_lectures.data.label_inference import infer_label_map
@@ -47,12 +49,14 @@ class Pairing:
         pairs: in natural order ("2" before "10"), or in the order of the list file.
         problems: one message for each file without a partner and each other reason why this cannot be trained on.
         labels: what the mask values mean, where the layout says it.
+        notes: what was guessed.
     """
 
     name: str
     pairs: tuple[Pair, ...]
     problems: tuple[str, ...] = ()
     labels: LabelMap | None = None
+    notes: tuple[str, ...] = ()
 
     def check(self, show: int = 3) -> Pairing:
         """Returns itself, or raises a `DataError` with the first few problems."""
@@ -81,7 +85,7 @@ def folder_source(
     """Pictures in one folder and their masks in another, paired by file name.
 
     `a.jpg` goes with `a.png`, and also with `a_mask.png`, `a_label.png`, `a_L.png`, `a_labelIds.png` and the like.
-    Where all other pictures end alike, and so do all other masks, it is what stands before that end that pairs them:
+    Where no two names go together like this, but all pictures end alike, and so do all masks, beginnings pair them:
     `21_training.tif` and `22_training.tif` go with `21_manual1.gif` and `22_manual1.gif`. The two folders may be one if
     the masks have one of the first endings, and one may lie inside the other. Subfolders are searched, also those that
     are links to folders elsewhere, each once; hidden files are not.
@@ -123,11 +127,20 @@ def camvid_source(folder: str | Path, split: str = "train", *, channels: int | N
 def paired_source(pairing: Pairing, labels: LabelMap, *, channels: int | None = 3) -> Source:
     """Examples of `image`, `mask` and `image_id` read from pairs of files."""
     pairs = pairing.pairs
+    gifs = functools.cache(lambda: _attempt(lambda: reading_of_gifs([pair.mask for pair in pairs], labels)))
+
+    def read_stored(path: Path) -> np.ndarray:
+        if path.suffix.lower() != ".gif":
+            return read_mask(path, colors=labels.by_color)
+        how, error = gifs()
+        if error:
+            raise DataError(error)
+        return read_mask(path, **how)
 
     def read(index: int) -> dict[str, np.ndarray | str]:
         pair = pairs[index]
         image, image_error = _attempt(lambda: read_image(pair.image, channels))
-        raw, mask_error = _attempt(lambda: read_mask(pair.mask, colors=labels.by_color))
+        raw, mask_error = _attempt(lambda: read_stored(pair.mask))
         errors = [error for error in (image_error, mask_error) if error]
         if not errors and image.shape[:2] != raw.shape[:2]:
             repair = "Export the mask at the picture's size (resizing by nearest neighbour)."
@@ -181,7 +194,13 @@ def find_pairs(
         for paths in files.values()
         if len(paths) > 1
     ]
-    partners = _partners(image_files, mask_files)
+    partners, notes = _partners(image_files, mask_files), ()
+    if not partners and (partners := _partners_by_beginning(list(image_files), list(mask_files))):
+        key, other = next(iter(partners.items()))
+        notes = (
+            f"No mask is called like its picture, so that the beginnings of names pair them, such as "
+            f"{image_files[key][0].name} with {mask_files[other][0].name}.",
+        )
     if list_file is None:
         wanted = sorted(image_files, key=natural)
         used = set(partners.values())
@@ -199,7 +218,7 @@ def find_pairs(
         if key not in partners
     ]
     pairs = [Pair(key, image_files[key][0], mask_files[partners[key]][0]) for key in wanted if key in partners]
-    return Pairing(name=name, pairs=tuple(pairs), problems=tuple(problems), labels=labels)
+    return Pairing(name=name, pairs=tuple(pairs), problems=tuple(problems), labels=labels, notes=notes)
 
 
 def camvid_pairs(folder: str | Path, split: str) -> Pairing:
@@ -224,7 +243,7 @@ def camvid_splits(folder: str | Path) -> tuple[str, ...]:
     return tuple(s for s in ("train", "val", "test") if (folder / s).is_dir() and (folder / f"{s}annot").is_dir())
 
 
-def _attempt(read: Callable[[], np.ndarray]) -> tuple[np.ndarray | None, str | None]:
+def _attempt(read: Callable[[], Any]) -> tuple[Any, str | None]:
     try:
         return read(), None
     except DataError as error:
@@ -318,13 +337,11 @@ def _partners(images: dict[str, list[Path]], masks: dict[str, list[Path]]) -> di
         found = bare_masks.get(key) or bare_masks.get(_IMAGE_ENDING.sub("", key), [])
         if len(found) == 1:
             partners[key] = found[0]
-    return partners | _partners_by_beginning(
-        [key for key in images if key not in partners], sorted(set(masks) - set(partners.values()))
-    )
+    return partners
 
 
 def _partners_by_beginning(images: list[str], masks: list[str]) -> dict[str, str]:
-    """Image key -> mask key of equal beginnings, where all images have one ending and all masks another.
+    """Image key -> mask key of equal beginnings in natural order, if all images have one ending and all masks another.
 
     A single pair would always do, such as `img_1` and `img_2`, and is none.
     """
@@ -334,7 +351,7 @@ def _partners_by_beginning(images: list[str], masks: list[str]) -> dict[str, str
         endings = {key[len(part) :] for key, part in zip(keys, parts, strict=True)}
         begun.append(dict(zip(parts, keys, strict=True)) if len(endings) == 1 else {})
     both = begun[0].keys() & begun[1].keys()
-    return {begun[0][part]: begun[1][part] for part in both} if len(both) > 1 else {}
+    return {begun[0][part]: begun[1][part] for part in sorted(both, key=natural)} if len(both) > 1 else {}
 
 
 def listed_keys(list_file: Path, images: dict[str, list[Path]], folder: Path) -> tuple[list[str], list[str]]:

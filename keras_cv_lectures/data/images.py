@@ -56,20 +56,23 @@ def read_image(path: str | Path, channels: int | None = 3, *, content: bytes | N
     return _decode(path, lambda picture, scale: _to_pixels(picture, channels, path), content)
 
 
-def read_mask(path: str | Path, *, colors: bool = False, content: bytes | None = None) -> np.ndarray:
-    """Reads the stored label values of a mask: (H, W) integers, or (H, W, 3) uint8 for an RGB file.
+def read_mask(
+    path: str | Path, *, colors: bool = False, numbers: bool = False, content: bytes | None = None
+) -> np.ndarray:
+    """Reads the stored label values of a mask: (H, W) integers, or (H, W, 3) uint8 for an RGB file and a coloured GIF.
 
     Args:
-        path: palette PNG (its indices), GIF (its grey values, where it has no colours, or else its indices), grey of 1,
-            2, 4, 8, 16 or 32 bits (its values; 2-bit files give 0 to 3), floating point with whole numbers, or RGB.
+        path: palette PNG (its indices), GIF (its grey values, or its colours where its palette has some), grey of 1, 2,
+            4, 8, 16 or 32 bits (its values; 2-bit files give 0 to 3), floating point with whole numbers, or RGB.
             Transparency is dropped.
         colors: give a palette file as its RGB colours instead of its indices.
+        numbers: give a GIF as the indices of its palette, which programs number anew in each file.
         content: as of `read_image`.
 
     Raises:
         DataError: as `read_image`, or a kind of file that holds no labels (CMYK, fractions).
     """
-    return _decode(path, lambda picture, scale: _to_labels(picture, colors, path, scale), content)
+    return _decode(path, lambda picture, scale: _to_labels(picture, colors, numbers, path, scale), content)
 
 
 def _decode(path: str | Path, convert: Callable[[Image, float], np.ndarray], content: bytes | None) -> np.ndarray:
@@ -194,18 +197,18 @@ def _deep_grey(picture: Image, path: str | Path) -> np.ndarray:
 
 
 def _has_grey_palette(picture: Image) -> bool:
-    """Programs number the grey values of a GIF anew in each file, by those that occur in it."""
     palette = np.array(picture.getpalette("RGB")).reshape(-1, 3)
     return bool((palette == palette[:, :1]).all())
 
 
-def _to_labels(picture: Image, colors: bool, path: str | Path, scale: float) -> np.ndarray:
+def _to_labels(picture: Image, colors: bool, numbers: bool, path: str | Path, scale: float) -> np.ndarray:
     mode = picture.mode
     if mode == "P":
-        if colors or (picture.format == "GIF" and _has_grey_palette(picture)):
-            values = np.array(picture.convert("RGBA"))[..., :3]
-            return (values if colors else values[..., 0]).copy()
-        return np.array(picture)
+        # Programs number the colours of a GIF anew in each file, by those that occur in it.
+        if numbers or not (colors or picture.format == "GIF"):
+            return np.array(picture)
+        values = np.array(picture.convert("RGBA"))[..., :3]
+        return (values if colors or not _has_grey_palette(picture) else values[..., 0]).copy()
     if mode in ("LA", "PA"):
         return np.array(picture)[..., 0].copy()
     if mode in ("RGB", "RGBA", "RGBX"):

@@ -44,6 +44,7 @@ class LabelMap:
         values: mask value -> class id. A value is an integer (grey or palette masks) or a colour (RGB masks); both
             kinds may stand side by side.
         ignore: mask values that become 255, the label that losses and metrics leave out.
+        written: whether a file gives the values; of GIF masks they may then be the numbers of colours in the files.
         note: for the user: how the map was guessed and how to override it; "" where nothing was guessed.
     """
 
@@ -51,6 +52,7 @@ class LabelMap:
     colors: tuple[Color, ...]
     values: Mapping[MaskValue, int]
     ignore: frozenset[MaskValue] = field(default=frozenset({IGNORE}))
+    written: bool = False
     note: str = ""
 
     def __post_init__(self):
@@ -208,6 +210,7 @@ def read_label_file(path: str | Path) -> LabelMap:
         colors=tuple(colors.get(name, defaults[i]) for name, i in ids.items()),
         values={key: label for key, label in values.items() if key not in shared},
         ignore=frozenset(ignore | ({IGNORE} - set(values))),
+        written=True,
     )
 
 

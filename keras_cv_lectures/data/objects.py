@@ -83,7 +83,8 @@ class ObjectListing:
         files: one tuple per picture: the picture first, then what belongs to it alone.
         objects: (index, (height, width) of the picture) -> its objects; raises `DataError` naming the file at fault.
         classes: names in the order of labels.
-        problems: one message for each reason why this cannot be trained on.
+        problems: one message for each reason why this can be read neither to train nor to validate on.
+        unlearnable: likewise, why it cannot be trained on.
         warnings: what training survives, for `doctor`.
         keypoint_names: names of the K keypoints of an object; () without keypoints.
     """
@@ -94,12 +95,13 @@ class ObjectListing:
     objects: Callable[[int, Size], Objects]
     classes: tuple[str, ...]
     problems: tuple[str, ...] = ()
+    unlearnable: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     keypoint_names: tuple[str, ...] = ()
 
     def check(self) -> ObjectListing:
         """Returns itself, or raises a `DataError` with the first few problems."""
-        refuse(self.name, self.problems)
+        refuse(self.name, (*self.problems, *self.unlearnable))
         return self
 
 
@@ -220,7 +222,7 @@ def check_size(size: Size, expected: tuple[float, float] | None, image: Path, so
 
 
 def without_learnable(passed_over: Sequence[bool], where: str, marks: str) -> list[str]:
-    """A problem if there are objects and all are `passed_over`, because they have the `marks`; else none."""
+    """What makes data unlearnable: all objects, of which there are some, are `passed_over` for the `marks`."""
     if not passed_over or not all(passed_over):
         return []
     return [

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from keras_cv_lectures.data.caption_listing import CaptionListing
-from keras_cv_lectures.data.caption_tables import table_splits
+from keras_cv_lectures.data.caption_tables import has_one_split, table_splits
 from keras_cv_lectures.data.captions import caption_source, coco_listing, flickr_listing, table_listing
 from keras_cv_lectures.data.cityscapes import cityscapes_objects, cityscapes_pairs, cityscapes_splits
 from keras_cv_lectures.data.coco import coco_objects
@@ -83,7 +84,8 @@ def open_source(spec: str, split: str | None = None, *, like: Labelled | None = 
         split: "train" (also None) or "val", where the layout has splits; `split=NAME` in `spec` wins. The validation
             pictures of `shapes` come from another seed and are a quarter as many. In the paths of `coco`,
             `instances`, `cococaptions` and `captions`, "{split}" is replaced by its name ("val" also by "valid" or
-            "validation"); without it a table of captions may name the split of each row in a column "split".
+            "validation"); without it a table of captions may name the split of each row in a column "split". Where that
+            names one split only, all rows are taken, whichever is asked for.
         like: training data, or a model's metadata, whose classes these masks share. Matters for `folder` without
             `labels=`, where class ids are guessed from the masks (see `infer_label_map`), and for data of objects
             without `labels=`, whose classes get the labels that they have in `like`.
@@ -110,6 +112,8 @@ def open_source(spec: str, split: str | None = None, *, like: Labelled | None = 
             _log.info("%s: left out is %s%s", captions.name, captions.left_out[0], more)
         return caption_source(captions, channels=parsed.channels())
     pairing = pairs_of(parsed, split).check()
+    for note in pairing.notes:
+        _log.info("%s: %s", pairing.name, note)
     labels = labels_of(parsed) or pairing.labels
     if labels is None:
         labels = infer_label_map([p.mask for p in pairing.pairs], classes=like.classes if like else None)
@@ -163,10 +167,18 @@ def splits_of(spec: DataSpec) -> tuple[str | None, ...]:
 def objects_of(spec: DataSpec, split: str | None = None, *, like: Labelled | None = None) -> ObjectListing:
     """The annotations of one split of data of `OBJECT_KINDS`, no picture opened; `like` as in `open_source`.
 
+    What makes them unlearnable is a warning of data that are not trained on: of "val", and of those `like` others.
+
     Raises:
         DataError: see the reader of the kind.
     """
-    split = _chosen_split(spec, split)
+    listing = _objects(spec, _chosen_split(spec, split), like)
+    if split == "val" or like is not None:
+        listing = replace(listing, warnings=(*listing.warnings, *listing.unlearnable), unlearnable=())
+    return listing
+
+
+def _objects(spec: DataSpec, split: str | None, like: Labelled | None) -> ObjectListing:
     labels = spec.path("labels")
     classes = read_class_file(labels) if labels else _classes_of(like)
     masks = spec.yes("masks")
@@ -202,7 +214,15 @@ def captions_of(spec: DataSpec, split: str | None = None) -> CaptionListing:
     paths = _paths_of_split(spec, split)
     if spec.kind == "cococaptions":
         return coco_listing(*paths)
-    return table_listing(*paths, None if _has_placeholder(spec) else split)
+    if _has_placeholder(spec):
+        return table_listing(*paths)
+    if split is not None and "split" not in spec.options and has_one_split(paths[0]):
+        # Such as a table of the test rows alone: which are meant is clear, whatever they are called there.
+        only = table_splits(paths[0])[0]
+        if split != only:
+            _log.info("%s: all rows are of the split %r and taken for %r.", paths[0], only, split)
+            split = None
+    return table_listing(*paths, split)
 
 
 def _chosen_split(spec: DataSpec, split: str | None) -> str | None:
@@ -244,7 +264,7 @@ def pairs_of(spec: DataSpec, split: str | None = None) -> Pairing:
         return camvid_pairs(spec.paths[0], split)
     if spec.kind == "cityscapes":
         return cityscapes_pairs(spec.paths[0], split)
-    return voc_pairs(spec.paths[0], split)
+    return voc_pairs(spec.paths[0], split, labels=labels_of(spec))
 
 
 def labels_of(spec: DataSpec) -> LabelMap | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,23 +33,21 @@ def voc_segmentation_source(
             one where `VOCtrainval_11-May-2012.tar` was unpacked.
         split: name of a list in `ImageSets/Segmentation`: "train", "val", "trainval" or one of your own.
         labels: label file or map of a data set in this layout with other classes; None takes `labelmap.txt` beside
-            these folders, as CVAT and Datumaro write it, and where there is none VOC's 21.
+            these folders, if it has lines `NAME:R,G,B::` as CVAT and Datumaro write them, and otherwise VOC's 21.
         channels: 3 for RGB, 1 for grey.
 
     Raises:
         DataError: the folders or the list are missing, or a listed picture or mask is. Damaged pictures are reported
             when they are read.
     """
-    pairing = voc_pairs(folder, split).check()
-    if labels is None:
-        labels = pairing.labels
-    elif not isinstance(labels, LabelMap):
+    if labels is not None and not isinstance(labels, LabelMap):
         labels = read_label_file(labels)
-    return paired_source(pairing, labels, channels=channels)
+    pairing = voc_pairs(folder, split, labels=labels).check()
+    return paired_source(pairing, pairing.labels, channels=channels)
 
 
-def voc_pairs(folder: str | Path, split: str) -> Pairing:
-    """The pairs that the list `split` names.
+def voc_pairs(folder: str | Path, split: str, *, labels: LabelMap | None = None) -> Pairing:
+    """The pairs that the list `split` names; with `labels` no `labelmap.txt` is looked at.
 
     Raises:
         DataError: the folders or the list are missing, the list is empty or names what lies outside of `folder`, or
@@ -56,8 +55,17 @@ def voc_pairs(folder: str | Path, split: str) -> Pairing:
     """
     root = find_voc_root(folder)
     list_file, label_file = list_of_split(root / _LISTS, split), root / _LABEL_FILE
-    labels = read_label_file(label_file) if label_file.is_file() else VOC_LABELS
+    if labels is None:
+        labels = read_label_file(label_file) if _names_colors(label_file) else VOC_LABELS
     return listed_pairs(f"voc {split}", list_file, root / "JPEGImages", root / "SegmentationClass", labels=labels)
+
+
+def _names_colors(label_file: Path) -> bool:
+    """Whether the file is there and one of its lines has the form of CVAT and Datumaro; others write other things."""
+    if not label_file.is_file():
+        return False
+    text = read_text(label_file, what="the label file", repair="Give the labels in a file labels=FILE.")
+    return re.search(r"^[^#:\n][^:\n]*:\s*\d+\s*,\s*\d+\s*,\s*\d+\s*:", text, re.M) is not None
 
 
 def list_of_split(lists: Path, split: str) -> Path:

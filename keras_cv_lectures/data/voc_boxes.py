@@ -151,7 +151,7 @@ def boxes_listing(
         warnings = _unused_pictures(images, {image for _, image, _, _ in rows})
     marks = [entry.difficult for row in rows for entry in row[3].entries]
     difficult = any(marks)
-    problems += without_learnable(marks, str(annotations), "<difficult> 1")
+    unlearnable = without_learnable(marks, str(annotations), "<difficult> 1")
 
     def objects(index: int, size: Size) -> Objects:
         _, image, xml, file = rows[index]
@@ -171,6 +171,7 @@ def boxes_listing(
         objects=objects,
         classes=tuple(numbers),
         problems=tuple(problems),
+        unlearnable=tuple(unlearnable),
         warnings=tuple(warnings),
     )
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -112,6 +113,7 @@ def yolo_objects(
             else:
                 unlabelled.append(prefix + key)
             rows.append((prefix + key, pictures[key][0], texts.get(key), entries))
+    problems += _twice([row[1] for row in rows])
     if unlabelled:
         warnings.append(
             f"{found[split][0].labels}: {len(unlabelled)} pictures have no text file and count as pictures without "
@@ -181,6 +183,15 @@ def has_yolo_labels(folder: Path) -> bool:
     stems = (path.relative_to(labels).with_suffix("") for path in files if path.suffix == ".txt")
     listed: dict[Path, dict[str, Path]] = {}
     return any(with_suffix(folder / "images" / stem, listed).is_file() for stem in stems)
+
+
+def _twice(pictures: Sequence[Path]) -> list[str]:
+    """A problem for each picture that lies in several places of one split; in one place each is found once."""
+    return [
+        f"{path} is named twice, because one entry of the .yaml file lies inside of another. Remove one there."
+        for path, count in Counter(pictures).items()
+        if count > 1
+    ]
 
 
 class _Entry(NamedTuple):

@@ -61,9 +61,10 @@ class Place:
 def yolo_layout(folder: Path) -> tuple[dict[str | None, tuple[Place, ...]], tuple[str, ...]]:
     """Split -> where its files lie, and what to say of it; the key None is for data without splits.
 
-    What `train:`, `val:` and `test:` of a `.yaml` file say goes before the names of folders: folders and lists of
-    pictures inside of `folder`, as they are written, below `path:`, or without the `../` that they begin with. The text
-    file of a picture lies where the last folder `images` of its path is called `labels`, or else beside it.
+    What `train:`, `val:` and `test:` of data.yaml, or of a `.yaml` file with `train:` or `names:`, say goes before the
+    names of folders: folders and lists of pictures inside of `folder`, as they are written, below `path:`, or without
+    the `../` that they begin with. The text file of a picture lies where the last folder `images` of its path is called
+    `labels`, or else beside it. An empty entry is none.
 
     Raises:
         DataError: `folder` has no layout that is known, or splits that are not understood.
@@ -134,18 +135,23 @@ def _written(folder: Path, by_name: dict[str, tuple[Place, ...]]) -> tuple[dict[
     """Split -> the places that the YAML file names, without those to validate on that are the ones to train on."""
     found, warnings = {}, []
     for path in yaml_files(folder):
-        entries = _entries(path, ("path", *_SPLITS))
-        if entries.keys() & _SPLITS.keys():
+        entries = _entries(path, ("path", *_SPLITS, "names"))
+        # Others are settings of a training, such as args.yaml of Ultralytics with `val: true`.
+        if entries.keys() & _SPLITS.keys() and (path.stem == "data" or entries.get("train") or "names" in entries):
             break
     else:
         return {}, []
+    for key in ("path", *_SPLITS):
+        if not entries.get(key, ["."]):
+            raise DataError(f"{path}: `{key}` must be a path, or a list of paths. Correct it, or leave it out.")
     base = next((place for text in entries.get("path", ()) for place in _inside(text, [folder])), folder)
     for split in _SPLITS:
         places = []
         for text in entries.get(split, ()):
             there = next(_inside(text, [base, folder]), None)
             place = _place(there, folder) if there else None
-            if place is not None and place.labels.is_dir():
+            astray = place is not None and place.listed == {} and place.problems
+            if place is not None and place.labels.is_dir() and not astray:
                 places.append(place)
                 continue
             fault = (
@@ -153,8 +159,12 @@ def _written(folder: Path, by_name: dict[str, tuple[Place, ...]]) -> tuple[dict[
                 if place is None
                 else f"{path}: the pictures of `{split}` lie in {place.images}, but {place.labels} is no folder"
             )
+            if astray:
+                fault = f"{path}: no line of the list `{split}: {shortened(text)[1:-1]}` names a picture ({astray[0]})"
             if by_name.get(split):
                 warnings.append(f"{fault}; {by_name[split][0].images} is read.")
+            elif split == "val" and place is None and (found.get("train") or by_name.get("train")):
+                warnings.append(f"{fault}; pictures of `train` are validated on instead.")
             elif split != "test":  # Which is often given out without its objects.
                 raise DataError(f"{fault}. Correct it there.")
             places = []
@@ -258,11 +268,7 @@ def read_yaml_names(path: Path) -> tuple[str, ...] | None:
 
 
 def _entries(path: Path, keys: Sequence[str]) -> dict[str, list[str]]:
-    """Those of `keys` that a YAML file gives a text or a list of texts.
-
-    Raises:
-        DataError: such an entry has another form.
-    """
+    """Those of `keys` that a YAML file gives something, as a list of texts; [] for what is no text and no such list."""
     try:
         text, found = read_text(path, repair=""), {}
     except DataError:  # Said where names are read from it.
@@ -270,6 +276,8 @@ def _entries(path: Path, keys: Sequence[str]) -> dict[str, list[str]]:
     for key in keys:
         head = re.search(rf"^{key}[ \t]*:(?=\s|$)[ \t]*", text, re.M)
         if head is None:
+            continue
+        if re.match(r"(''|\"\"|\[\s*\])\s*(#.*)?$", text[head.end() :], re.M):
             continue
         first, *others = (line.rstrip("\r") for line in text[head.end() :].split("\n"))
         if re.fullmatch(r"(~|null)?\s*(#.*)?", first):
@@ -279,9 +287,7 @@ def _entries(path: Path, keys: Sequence[str]) -> dict[str, list[str]]:
         scalar = _BLOCK_LINE.fullmatch(first)
         items = [scalar[1]] if scalar else _items(text[head.end() :])
         texts = [_unquoted(item.strip()).strip() for item in items]
-        if not texts or not all(texts):
-            raise DataError(f"{path}: `{key}` must be a path, or a list of paths. Correct it, or leave it out.")
-        found[key] = texts
+        found[key] = texts if all(texts) else []
     return found
 
 

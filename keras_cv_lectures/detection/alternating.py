@@ -37,7 +37,8 @@ def train_alternating(
     3. "rpn_shared": the proposal network alone goes on, on the backbone of step 2;
     4. "detector_shared": the heads alone go on, on the same backbone and the proposals of step 3.
 
-    What results is one network, with the backbone of step 2, compiled anew for all losses. Joint training (`model.fit`)
+    What results is one network, with the backbone of step 2, compiled anew for all losses. The
+    `loss_weights` that it was compiled with hold in every step and after. Joint training (`model.fit`)
     is shorter and the default everywhere else; it takes the proposals as given, too.
 
     Paper: https://arxiv.org/abs/1506.01497, section 3.2. Differs from the paper: proposals are computed anew for every
@@ -72,6 +73,7 @@ def train_alternating(
     other = model.from_config(model.get_config())
     set_weights(other, model.get_weights())
     options = {"shuffle": False, **options}  # Keras warns of True, its default, where the batches are given.
+    weights = dict(model.weights_of_parts) or None
     regions = tuple(name for name in model.losses_of.names if name not in _RPN)
     history = {}
 
@@ -81,7 +83,7 @@ def train_alternating(
             on_step(step)
         with _only(network, losses, proposer), _fixed(fixed):
             # XLA has neither the sparse product of RoIAlign nor the suppression of boxes.
-            network.compile(optimizer(), jit_compile=False)
+            network.compile(optimizer(), loss_weights=weights, jit_compile=False)
             # Or TensorFlow traces the step twice.
             network.optimizer.build(network.trainable_variables)
             found = network.fit(data, epochs=count, validation_data=validation_data, **options).history
@@ -98,7 +100,7 @@ def train_alternating(
         run(model, [model.graph.backbone, model.graph.rpn], regions)
     finally:
         # What Keras traced for a step is for its losses and its part of the network alone.
-        model.compile(optimizer(), jit_compile=False)
+        model.compile(optimizer(), loss_weights=weights, jit_compile=False)
     return history
 
 

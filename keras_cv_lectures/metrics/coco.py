@@ -10,8 +10,9 @@ https://cocodataset.org/#detection-eval. Average precision is the mean over 101 
 the classes with objects. Crowds are neither right nor wrong to find. Pictures are mappings as `metrics.objects`
 describes them.
 
-Differs from the paper: `difficult` objects, which only Pascal VOC has, are taken for crowds, so that a detection inside
-of one is left out, too; `average_precision` goes by Pascal VOC's own rule.
+Differs from the paper: `difficult` objects of data that mark no `crowd`, such as Pascal VOC, are taken for crowds, so
+that a detection inside of one is left out, too; `average_precision` goes by Pascal VOC's own rule. Where `crowd` is
+there, it alone counts, and difficult objects are to be found: pycocotools goes by `iscrowd` and overwrites `ignore`.
 """
 
 from __future__ import annotations
@@ -106,9 +107,10 @@ class CocoEvaluator:
         labelled = read_objects(truth, detected=False, **settings)
         detected = read_objects(prediction, detected=True, **settings)
         size = labelled.size or detected.size
+        passed_over = labelled.crowd if "crowd" in truth else labelled.difficult
         truths = [
             self._annotation(labelled, row, number, size, where) | {"iscrowd": int(ignored)}
-            for row, ignored in enumerate(labelled.crowd | labelled.difficult)
+            for row, ignored in enumerate(passed_over)
         ]
         if labelled.area is not None:
             for annotation, area in zip(truths, labelled.area.tolist(), strict=True):

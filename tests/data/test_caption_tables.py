@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_cv_lectures.data import caption_table, doctor, has_splits, open_source
+from keras_cv_lectures.data import caption_table, caption_tables, doctor, has_splits, open_source
+from keras_cv_lectures.data.caption_tables import read_lines
 from keras_cv_lectures.errors import DataError
 
 CAPTIONS = ["A dog, running.", 'It\'s "Rex".', "Two\nwords"]
@@ -89,3 +90,25 @@ def test_a_column_of_splits_that_is_not_read_is_said(table, tmp_path):
     spec = f"captions:{tmp_path}/{{split}}.csv,{images}"
     assert open_source(spec).ids == ("a", "b", "c")
     assert f"{tmp_path}/train.csv: its column 'split' is not read; all 3 rows are taken." in doctor(spec).warnings
+
+
+@pytest.mark.parametrize("split", ["train", "val", None])
+def test_a_table_of_one_split_is_taken_whole(table, split):
+    path, images = table(["image", "caption", "split"], ["a.png", "A dog.", "test"], ["b.png", "A cat.", "Testing"])
+    assert captions_of(open_source(f"captions:{path},{images}", split)) == {"a": ["A dog."], "b": ["A cat."]}
+    with pytest.raises(DataError, match="has no split 'val': its column 'split' names test"):
+        open_source(f"captions:{path},{images},split=val")
+    path, images = table(["image", "caption", "split"], ["a.png", "A dog.", "test"], ["b.png", "A cat.", "unused"])
+    with pytest.raises(DataError, match="has no split 'val': its column 'split' names test"):
+        open_source(f"captions:{path},{images}", "val")
+
+
+def test_the_splits_of_a_table_are_counted_once_until_it_changes(table, monkeypatch):
+    path, images = table(["image", "caption", "split"], ["a.png", "A dog.", "train"], ["b.png", "A cat.", "val"])
+    read = []
+    monkeypatch.setattr(caption_tables, "read_lines", lambda path: (read.append(path), read_lines(path))[1])
+    spec = f"captions:{path},{images}"
+    assert (has_splits(spec), len(open_source(spec, "train")), len(open_source(spec, "val"))) == (True, 1, 1)
+    assert len(read) == 3  # To count, and for the rows of each split.
+    table(["image", "caption", "split"], ["a.png", "A dog.", "train"], ["b.png", "A cat.", "train"])
+    assert caption_tables.split_counts(path) == {"train": 2}

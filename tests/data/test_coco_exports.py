@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 
 import numpy as np
@@ -10,6 +12,7 @@ from PIL import Image
 
 from keras_cv_lectures.data import coco_source, doctor, has_splits, open_source
 from keras_cv_lectures.errors import DataError
+from keras_cv_lectures.metrics.coco import coco_scores
 
 H, W = 6, 8
 
@@ -53,8 +56,46 @@ def test_objects_none_of_which_is_learned_are_refused(coco, fields):
 def test_objects_to_ignore_are_difficult(coco):
     example = coco_source(*coco(annotation(1, ignore=1), annotation(2, ignore=0), annotation(3)))[0]
     np.testing.assert_array_equal(example["difficult"], [True, False, False])
-    assert "crowd" not in example
-    assert "difficult" not in coco_source(*coco(annotation(1, ignore=0)))[0]
+    assert not example["crowd"].any()
+    assert not {"crowd", "difficult"} & coco_source(*coco(annotation(1, ignore=0)))[0].keys()
+
+
+def test_average_precision_of_objects_to_ignore_is_that_of_pycocotools(coco):
+    pytest.importorskip("pycocotools")
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    path, images = coco(annotation(1, ignore=1), annotation(2, bbox=[0, 0, 2, 2]))
+    found = [{"image_id": 10, "category_id": 7, "bbox": [0, 0, 2, 2], "score": 0.9}]
+    example = coco_source(path, images)[0]
+    prediction = {"boxes": np.float32([[0, 0, 2, 2]]), "labels": np.int32([0]), "scores": np.float32([0.9])}
+    ours = coco_scores([example], [prediction], ("train",))
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = {**json.loads(path.read_text()), "info": {}}
+        for entry in truth.dataset["annotations"]:
+            entry |= {"iscrowd": 0, "area": entry["bbox"][2] * entry["bbox"][3]}
+        truth.createIndex()
+        theirs = COCOeval(truth, truth.loadRes(found), "bbox")
+        for step in (theirs.evaluate, theirs.accumulate, theirs.summarize):
+            step()
+    # One of two objects: precision 1 up to recall 1/2, which are 51 of 101 points.
+    assert ours["ap"] == pytest.approx(theirs.stats[0]) == pytest.approx(51 / 101)
+    assert ours["per_class"][0]["objects"] == 2
+
+
+def test_objects_none_of_which_is_learned_can_be_validated_on(coco, tmp_path):
+    _, images = coco(annotation(1), path=tmp_path / "train.json")
+    coco(annotation(1, ignore=1), path=tmp_path / "val.json")
+    spec = f"coco:{tmp_path}/{{split}}.json,{images}"
+    source = open_source(spec, "train")
+    assert open_source(spec, "val", like=source)[0]["difficult"].all()
+    assert open_source(f"coco:{tmp_path}/val.json,{images}", "val").ids == ("a",)
+    with pytest.raises(DataError, match="all 1 objects have `iscrowd` or `ignore` 1"):
+        open_source(f"coco:{tmp_path}/val.json,{images}", "train")
+    report = doctor(spec)
+    assert report.ok
+    assert any("val.json: all 1 objects have `iscrowd` or `ignore` 1" in warning for warning in report.warnings)
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation"])

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from keras_cv_lectures.data import CAMVID_CLASSES, LabelMap, camvid_source, folder_source, read_mask
-from keras_cv_lectures.data.folders import pictures_below
+from keras_cv_lectures.data.folders import find_pairs, pictures_below
 from keras_cv_lectures.errors import DataError, KcvlWarning
 
 
@@ -74,6 +74,10 @@ def test_files_of_two_endings_are_paired_by_their_beginnings(pair):
         pair(f"x/{number}_training.tif", f"x/{number}_manual1.gif", number)
     source = folder_source(pair.images, pair.masks)
     assert [source.files(i)[1].name for i in range(3)] == [f"{number}_manual1.gif" for number in (21, 22, 23)]
+    assert find_pairs(pair.images, pair.masks).notes == (
+        "No mask is called like its picture, so that the beginnings of names pair them, such as 21_training.tif with "
+        "21_manual1.gif.",
+    )
     (pair.masks / "x" / "22_manual1.gif").unlink()
     with pytest.raises(DataError, match=r"22_training\.tif has no mask"):
         folder_source(pair.images, pair.masks)
@@ -82,6 +86,22 @@ def test_files_of_two_endings_are_paired_by_their_beginnings(pair):
     (pair.images / "x" / "22_training.tif").unlink()
     with pytest.raises(DataError, match=r"23_training\.tif has no mask"):
         folder_source(pair.images, pair.masks)
+
+
+def test_beginnings_pair_nothing_beside_ordinary_names(pair):
+    """Copies that were turned in different ways are no pairs."""
+    for name in "abc":
+        pair(f"{name}.png", f"{name}.png")
+    assert find_pairs(pair.images, pair.masks).notes == ()
+    for name in "ab":
+        pair(f"{name}_flip.png", f"{name}_rot.png")
+    problems = find_pairs(pair.images, pair.masks).problems
+    assert [problem.partition(" has no ")[0].rpartition("/")[2] for problem in problems] == [
+        "a_rot.png",
+        "b_rot.png",
+        "a_flip.png",
+        "b_flip.png",
+    ]
 
 
 def test_beginnings_of_files_of_several_endings_say_nothing(pair):

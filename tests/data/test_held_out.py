@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+from PIL import Image
 
-from keras_cv_lectures.data import Source, examine
+from keras_cv_lectures.data import Source, doctor, examine
 from keras_cv_lectures.data.held_out import held_out
 
 
@@ -51,3 +54,20 @@ def test_the_doctor_warns_of_pictures_sorted_by_class(masks):
         ([source_of(labels, masks), source_of([1] * 3, masks)], ""),
     ):
         assert not any("--val" in line for line in examine(sources, kind=kind).warnings)
+
+
+def test_a_split_that_does_not_open_is_there_to_validate_on(tmp_path):
+    """26 cats before 4 dogs, which alone would be validated on if there was no other split."""
+    images = [{"id": i, "file_name": f"{i}.png"} for i in range(30)]
+    boxes = [{"id": i, "image_id": i, "category_id": int(i > 25), "bbox": [0, 0, 2, 2]} for i in range(30)]
+    for i in range(30):
+        Image.fromarray(np.full((2, 2, 3), [i, 0, 9], np.uint8)).save(tmp_path / f"{i}.png")
+    names = [{"id": i, "name": name} for i, name in enumerate(("cat", "dog"))]
+    content = {"images": images, "annotations": boxes, "categories": names}
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    spec = f"coco:{tmp_path}/{{split}}.json,{tmp_path}"
+    assert sum("without --val" in line for line in doctor(spec).warnings) == 1
+    (tmp_path / "val.json").write_text("{")
+    report = doctor(spec)
+    assert "val.json" in report.problems[0]
+    assert not any("without --val" in line for line in report.warnings)

@@ -250,14 +250,15 @@ def test_grey_values_of_a_gif_are_those_of_the_mask_not_their_numbers_in_the_fil
     np.testing.assert_array_equal(read_mask(tmp_path / "a.gif"), mask)
 
 
-def test_coloured_palettes_of_a_gif_are_numbers(tmp_path):
+def test_coloured_palettes_of_a_gif_are_colours(tmp_path):
     mask = np.resize(np.uint8([0, 1, 2]), (4, 6))
     picture = Image.fromarray(mask).convert("P")
     picture.putpalette([0, 0, 0, 128, 0, 0, 128, 128, 128])
     picture.save(tmp_path / "a.gif", optimize=False)
-    np.testing.assert_array_equal(read_mask(tmp_path / "a.gif"), mask)
-    np.testing.assert_array_equal(read_mask(tmp_path / "a.gif", colors=True)[0, 1], [128, 0, 0])
-    # So are grey ones of a PNG.
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.gif", numbers=True), mask)
+    for options in ({}, {"colors": True}):
+        np.testing.assert_array_equal(read_mask(tmp_path / "a.gif", **options)[0, 1], [128, 0, 0])
+    # Those of a PNG are numbers.
     picture.putpalette([0, 0, 0, 128, 128, 128, 255, 255, 255])
     picture.save(tmp_path / "a.png")
     np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), mask)

@@ -85,8 +85,12 @@ def test_label_map_of_cvat_beside_the_folders(tmp_path):
     (tmp_path / "labels.txt").write_text("0 sky\n1 plane\n15 person\n")
     assert open_source(f"voc:{tmp_path},labels={tmp_path}/labels.txt").classes == ("sky", "plane", "person")
     (tmp_path / "labelmap.txt").write_text("background:0,0,0::\ncar:\n")
+    assert open_source(f"voc:{tmp_path},labels={tmp_path}/labels.txt").classes == ("sky", "plane", "person")
     with pytest.raises(DataError, match=r"labelmap\.txt, line 2: 'car:' is not .*NAME:RED,GREEN,BLUE::"):
         voc_segmentation_source(tmp_path)
+    # Of another program.
+    (tmp_path / "labelmap.txt").write_text("item {\n  id: 1\n  name: 'car'\n}\n")
+    assert voc_segmentation_source(tmp_path).classes == VOC_CLASSES
 
 
 def test_missing_parts_are_named(tmp_path):

@@ -116,6 +116,21 @@ def test_afterwards_the_model_is_compiled_for_all_losses(model, eager):
     assert changed(before, weights(model)) == set(PARTS)
 
 
+def test_weights_of_the_losses_hold_in_every_step_and_after(model, monkeypatch):
+    given, found = {"loss_objectness": 2.0, "loss_classifier": 0.5}, []
+
+    def fit(network, *_, **__):
+        found.append(network.weights_of_parts)
+        return keras.callbacks.History()
+
+    monkeypatch.setattr(type(model), "fit", fit)
+    monkeypatch.setattr(keras.callbacks.History, "history", {}, raising=False)
+    model.compile("sgd", loss_weights=given)
+    train(model)
+    assert found == [given] * len(STEPS)
+    assert model.weights_of_parts == given
+
+
 def test_the_second_network_starts_where_the_first_did(model, eager):
     """With no epoch in the second step the backbone of the third is the initial one, the proposal network is not."""
     history, seen = train(model, epochs=(1, 0, 0, 0), validation_data=batches())

@@ -125,6 +125,9 @@ def test_files_that_hold_what_had_no_effect_still_load(model):
     model.compile_from_config(config)
     assert (model.loss, model._compile_metrics, model.weights_of_parts) == (None, None, {})
     assert isinstance(model.optimizer, keras.optimizers.SGD)
+    for weights, kept in (([2.0], {}), ({"logits": 1.0}, {}), ({"loss_box_reg": 2.0}, {"loss_box_reg": 2.0})):
+        model.compile_from_config({**config, "loss": None, "loss_weights": weights})
+        assert model.weights_of_parts == kept
 
 
 def test_after_a_refusal_the_detector_is_as_it_was(model, batch, plain):

@@ -187,8 +187,9 @@ class Recipe:
             with valid convolutions a function from the wanted output side to (input side, margin) in pixels; for a
             detector the fields of its targets; None for the others.
         needs_one_size: builder arguments -> whether the network takes certain picture sizes only.
-        fit_config: (builder arguments, options, source) -> builder arguments with what follows from the other two,
-            such as the size that a detector brings pictures to.
+        fit_config: (builder arguments, options, source, `build`) -> builder arguments with what follows from the
+            others, such as the size that a detector brings pictures to. `build` may be a builder of the caller's own
+            that is put in its place.
         names: (source, options) -> (names, colours) of the classes that the network tells apart; for a captioner the
             words of its vocabulary.
         keys: of an example that `make_batches` reads, where the example has them.
@@ -241,9 +242,7 @@ class Recipe:
     check_score: Callable[[str], None] = lambda name: None
     check_source: Callable[[Any], None] = lambda source: None
     needs_one_size: Callable[[Mapping[str, Any]], bool] = lambda config: False
-    fit_config: Callable[[Mapping[str, Any], TrainingOptions, Any], Mapping[str, Any]] = (
-        lambda config, options, source: config
-    )
+    fit_config: Callable[..., Mapping[str, Any]] = lambda config, options, source, build=None: config
     names: Callable[[Any, TrainingOptions], tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]] = (
         lambda source, options: (source.classes, source.colors)
     )

@@ -143,6 +143,15 @@ def test_both_sides_train_the_same_heads(tool):
     assert two == ["fcn_resnet50", "deeplabv3_resnet50"]
 
 
+def test_the_detector_for_small_pictures_has_as_many_proposals_as_torchvisions_at_every_size(tool):
+    """`fasterrcnn_mobilenet_v3_large_320_fpn` has `rpn_pre_nms_top_n_test` and `rpn_post_nms_top_n_test` of 150."""
+    case = tool("benchmark_peers").CASES["faster_rcnn_mobilenet320"]
+    kcvl = types.SimpleNamespace(build_faster_rcnn=lambda shape, classes, **options: options)
+    options = case.ours(kcvl, (*case.size, 3), case.classes, train=True, min_size=320, max_size=426)
+    assert (options["min_size"], options["max_size"]) == (320, 426)
+    assert options["rpn_pre_nms"] == options["rpn_post_nms"] == (2000, 150)
+
+
 def test_memory_of_a_gpu_is_told_beside_that_of_the_process(tool, tmp_path, monkeypatch, capsys):
     gpu, about = tool("benchmark_gpu"), tmp_path / "about.json"
     device = types.SimpleNamespace(memory_stats=lambda: {"peak_bytes_in_use": 2_500_000})

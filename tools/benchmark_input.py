@@ -40,7 +40,7 @@ def main() -> None:
     config, options, augmentation = parse_settings(recipe, arguments.settings)
     check_options(recipe, options, augmentation)
     source = open_source(arguments.spec, split="train")
-    config = dict(recipe.fit_config({**recipe.config, **config}, options, source))
+    config = dict(recipe.fit_config({**recipe.config, **config}, options, source, recipe.build))
     classes, _ = recipe.names(source, options)
     class_weights = weigh_classes(recipe, source, options)
     source = recipe.add_weights(source, options, class_weights)

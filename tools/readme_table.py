@@ -99,7 +99,7 @@ def _trained(recipe: Recipe) -> str:
     """The builder's arguments of the default training, where they are not its defaults."""
     # What depends on the data, such as the number of keypoints, is no peculiarity of the training.
     source = SimpleNamespace(keypoint_names=())
-    config = recipe.fit_config(dict(recipe.config), recipe.options, source)
+    config = recipe.fit_config(dict(recipe.config), recipe.options, source, recipe.build)
     defaults = inspect.signature(recipe.build).parameters
     given = {k: v for k, v in config.items() if v != defaults[k].default and k not in recipe.reference.parameters_of}
     return ", ".join(f"`{name}={value}`" for name, value in given.items()) or "what the builder does"

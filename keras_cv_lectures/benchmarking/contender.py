@@ -101,7 +101,7 @@ def config_of(request: Request) -> dict[str, Any]:
     What was asked for stays, where the trainer would take the number of keypoints from the data.
     """
     recipe = SYSTEMS[request.system]
-    fitted = recipe.fit_config(request.config, _options(request), _source(request))
+    fitted = recipe.fit_config(request.config, _options(request), _source(request), recipe.build)
     return {name: request.config.get(name, value) for name, value in fitted.items()}
 
 

@@ -109,8 +109,9 @@ def build_faster_rcnn(
         anchor_sizes: for each level the square roots of the anchors' areas in pixels; None: one of 32, 64, 128, 256,
             512 for each level, and all five on each of MobileNetV3's three.
         anchor_ratios: height by width.
-        rpn_pre_nms, rpn_post_nms: candidates a level and proposals a picture, (training, inference). None: (2000,
-            1000), and (2000, 150) on MobileNetV3 with min_size=320 and max_size=640, as torchvision has it there.
+        rpn_pre_nms, rpn_post_nms: candidates a level and proposals a picture, (training, inference). None: both (2000,
+            1000); of Faster R-CNN "v1" on MobileNetV3 with min_size=320 and max_size=640 both (2000, 150), as
+            torchvision has it there; of "c4" (12000, 6000) and (2000, 1000), of "vgg16" (12000, 6000) and (2000, 300).
         rpn_nms: IoU from which the lower of two proposals goes.
         rpn_score: lowest objectness of a proposal, 0..1; None: 0, and 0.05 for MobileNetV3.
         rpn_samples, samples: anchors and regions of a picture in the losses.

@@ -377,7 +377,8 @@ def load_captioner(model: Captioner, path: str | os.PathLike) -> None:
             raise
         raise ModelError(
             f"{error} The network asked for has num_classes={model.decoder.vocabulary_size}: give the length of the "
-            "vocabulary that the weights were trained with, and the other options of its network."
+            "vocabulary that the weights were trained with, and the other options of its network, such as backbone: "
+            '`kcvl train show_attend_tell` has "resnet14_v1_5" from random numbers, and the builder alone "vgg19".'
         ) from error
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from keras_cv_lectures.errors import DataError
 from keras_cv_lectures.evaluating import evaluate_captioning
 from keras_cv_lectures.evaluating.captioning import caption_headlines
 from keras_cv_lectures.language import build_show_and_tell, build_show_attend_tell
+from keras_cv_lectures.language.captioner import weights_of_backbone
 from keras_cv_lectures.metadata import read_metadata
 from keras_cv_lectures.preprocessing import caption_batches
 from keras_cv_lectures.recipe import Recipe, Reference, TrainingOptions
@@ -110,13 +112,33 @@ def _agreement(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
     return float(np.mean((a == b)[said])) if said.any() else 1.0
 
 
-def _learns_from_scratch(config: Mapping[str, Any], options: TrainingOptions, source: Any) -> dict[str, Any]:
-    """A backbone with batch normalisation, unless the builder was told which one, or with which weights.
+def _learns_from_scratch(
+    config: Mapping[str, Any],
+    options: TrainingOptions,
+    source: Any,
+    build: Callable[..., Any] = build_show_attend_tell,
+) -> dict[str, Any]:
+    """A backbone with batch normalisation, unless the builder was told which one, or with which pretrained weights.
 
-    The paper's VGG-19 has none and hardly learns from random numbers.
+    The paper's VGG-19 has none and hardly learns from random numbers. Weights of a whole network go with the backbone
+    of the run that they lie in. A builder of one's own that does not leave VGG-19 to its caller keeps its backbone.
     """
-    told = any(config.get(name) is not None for name in ("backbone", "backbone_weights", "weights"))
-    return dict(config) if told else {**config, "backbone": "resnet14_v1_5"}
+    paper = inspect.signature(build_show_attend_tell).parameters["backbone"]
+    left_open = inspect.signature(build).parameters.get("backbone")
+    if left_open is None or left_open.default != paper.default:
+        return dict(config)
+    weights = config.get("weights")
+    if any(config.get(name) is not None for name in ("backbone", "backbone_weights")):
+        return dict(config)
+    if weights is None:
+        return {**config, "backbone": "resnet14_v1_5"}
+    whole = weights_of_backbone(weights)
+    if whole is None:  # Of the decoder alone, which the paper's authors trained on VGG-19.
+        return dict(config)
+    begun = read_metadata(whole)
+    if begun.config is None:
+        return {**config, "backbone": "resnet14_v1_5"}
+    return {**config, "backbone": begun.config.get("backbone") or paper.default}
 
 
 _SMALL = {"backbone": "resnet14_v1_5", "embedding_units": 32, "units": 64, "dropout": 0.0, "max_words": 16}

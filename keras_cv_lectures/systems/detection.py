@@ -100,7 +100,9 @@ def _object_batches(dataset, *, output_size, base_size, context, **options):
     return detection_batches(dataset, canvas=output_size, **context, **options)
 
 
-def _sized_for_training(config: Mapping[str, Any], options: TrainingOptions, source) -> dict[str, Any]:
+def _sized_for_training(
+    config: Mapping[str, Any], options: TrainingOptions, source, build: Any = None
+) -> dict[str, Any]:
     """The detector brings pictures to the size that it is trained at, unless the builder was told another.
 
     Raises:

@@ -38,7 +38,9 @@ def _segmentation(
         without_effect: builder arguments -> those that the backbone among them has no use for.
     """
 
-    def fit_config(config: Mapping[str, Any], options: TrainingOptions, source: Any) -> dict[str, Any]:
+    def fit_config(
+        config: Mapping[str, Any], options: TrainingOptions, source: Any, build: Any = None
+    ) -> dict[str, Any]:
         """Drops what the recipe says of its own backbone where another one was chosen; the builder refuses the rest."""
         said = [fields[scale] for scale in ("config", "smoke", "demo")]
         unused = without_effect(config)

@@ -106,7 +106,9 @@ class Checkpoints(keras.callbacks.Callback):
         except (OSError, ValueError, KeyError, TypeError, UserWarning) as error:
             raise ModelError(
                 f"the checkpoint in {folder} cannot be continued from: {error}. It must come from the same system "
-                "and options; train into another folder, or without --resume."
+                "and options; train into another folder, or without --resume. What an earlier version had as the "
+                f'default of a builder\'s argument, such as "trainable_stages": 3, can be written into "config" of '
+                f"{self.folder / RUN_FILE}."
             ) from error
         return int(state["epochs_done"])
 

@@ -20,7 +20,7 @@ from keras_cv_lectures.data.captions import most_captions
 from keras_cv_lectures.data.trained_on import picture_root
 from keras_cv_lectures.errors import DataError, KcvlWarning, ModelError
 from keras_cv_lectures.files import read_json, write_json, write_text
-from keras_cv_lectures.metadata import RUN_FILE, Metadata
+from keras_cv_lectures.metadata import RUN_FILE, Metadata, read_run
 from keras_cv_lectures.preprocessing import Augmentation
 from keras_cv_lectures.recipe import Recipe, TrainingOptions
 from keras_cv_lectures.runners import load_runner, machine
@@ -130,7 +130,7 @@ def train(
         if size_told:
             warnings.warn(size_told, KcvlWarning, stacklevel=2)
         warn_of_shared_pictures(train_source, val_source)
-    config = dict(recipe.fit_config({**recipe.config, **(config or {})}, options, train_source))
+    config = _fitted(recipe, {**recipe.config, **(config or {})}, options, train_source, out if resume else None)
     classes, colors = recipe.names(train_source, options)
     if not classes:
         raise DataError(
@@ -281,6 +281,20 @@ def train(
         seconds=checkpoints.seconds,
         chief=chief,
     )
+
+
+def _fitted(
+    recipe: Recipe, config: Mapping[str, Any], options: TrainingOptions, source: Source, continued: Path | None
+) -> dict[str, Any]:
+    """Builder arguments with what the recipe adds to them; to a run in the folder `continued` nothing that it lacked.
+
+    What `run.json` tells of a run is complete: there the builder's own defaults made the rest of the network.
+    """
+    fitted = dict(recipe.fit_config(config, options, source, recipe.build))
+    begun = read_run(continued).get("config") if continued and (continued / RUN_FILE).exists() else None
+    if begun is None:
+        return fitted
+    return {name: value for name, value in fitted.items() if name in config or name in begun}
 
 
 def _jit_compile(recipe: Recipe, options: TrainingOptions) -> str | bool:

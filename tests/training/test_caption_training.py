@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import json
 
@@ -149,6 +150,67 @@ def test_from_scratch_the_backbone_has_normalisation_and_what_is_asked_for_stays
     assert fitted(backbone_weights=None, weights=None)["backbone"] == "resnet14_v1_5"
     for asked in ({"backbone": "vgg19"}, {"backbone_weights": "imagenet"}, {"weights": "decoder.npz"}):
         assert fitted(**asked) == asked
+
+
+def test_whole_weights_go_with_the_backbone_of_their_run(tmp_path):
+    """A run that tells none was built with the builder's; of a file without a run the default training's is taken."""
+    recipe, begun = SYSTEMS["show_attend_tell"], {"new": {"backbone": "resnet14_v1_5"}, "old": {"units": 4}}
+    for name, config in begun.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(json.dumps(Metadata(config=config).to_json()))
+
+    def backbone(weights, **config):
+        fitted = recipe.fit_config({"weights": weights, **config}, recipe.options, None, recipe.build)
+        assert fitted["weights"] == weights
+        return fitted.get("backbone")
+
+    assert backbone(str(tmp_path / "new" / "best.keras")) == "resnet14_v1_5"
+    assert backbone(tmp_path / "old" / "best.weights.h5") == "vgg19"
+    assert backbone(tmp_path / "new" / "best.keras", backbone="vgg16") == "vgg16"
+    assert backbone(str(tmp_path / "alone.keras")) == "resnet14_v1_5"
+    assert backbone(str(tmp_path / "new" / "decoder.pth")) is None
+
+
+def _stopped(builder, source, out, **settings):
+    """The arguments that `train` calls `builder` with, which is to raise `Enough` of them."""
+    recipe = SYSTEMS["show_attend_tell"]
+    options = dataclasses.replace(recipe.smoke_options, keep_best="loss")
+    with pytest.raises(Enough) as stopped:
+        train(dataclasses.replace(recipe, build=builder), source, out=out, options=options, verbose=0, **settings)
+    return stopped.value.args[0]
+
+
+def _own(input_shape, num_classes, **config):
+    raise Enough(config)
+
+
+def _with_backbone(input_shape, num_classes, *, backbone="resnet50_v1_5", **config):
+    raise Enough({"backbone": backbone, **config})
+
+
+@functools.wraps(SYSTEMS["show_attend_tell"].build)
+def _wrapped(*args, **config):
+    _own(*args, **config)
+
+
+def test_a_builder_of_ones_own_keeps_its_backbone(source, tmp_path):
+    """Where it passes one on, a second one would be an error; where it has a default, that is its choice."""
+    assert _stopped(_own, source, tmp_path, config={"units": 4}) == {"units": 4}
+    assert _stopped(_with_backbone, source, tmp_path) == {"backbone": "resnet50_v1_5"}
+    assert _stopped(functools.partial(_wrapped, backbone="vgg16"), source, tmp_path) == {"backbone": "vgg16"}
+    assert _stopped(_wrapped, source, tmp_path) == {"backbone": "resnet14_v1_5"}
+
+
+def test_a_continued_run_gets_no_argument_that_it_was_begun_without(source, tmp_path):
+    """Without a backbone in its `run.json` it is on the builder's VGG-19."""
+    told = {**Metadata(config={"units": 4}).to_json(), "options": {"input_size": [48, 64]}}
+    (tmp_path / "run.json").write_text(json.dumps(told))
+    assert _stopped(_wrapped, source, tmp_path, config={"units": 4}, resume=True) == {"units": 4}
+    told["config"] = {"units": 4, "backbone": "resnet14_v1_5"}
+    (tmp_path / "run.json").write_text(json.dumps(told))
+    assert _stopped(_wrapped, source, tmp_path, config={"units": 4}, resume=True) == told["config"]
+    # What the data tell is found anew where nothing was begun.
+    assert _stopped(_wrapped, source, tmp_path / "none", resume=True) == {"backbone": "resnet14_v1_5"}
 
 
 def test_weights_go_on_with_the_words_they_know(source, tmp_path):

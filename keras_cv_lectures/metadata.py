@@ -115,12 +115,16 @@ def metadata_path(model_path: Path) -> Path:
     return model_path.parent / RUN_FILE
 
 
+def has_metadata(model_path: str | Path) -> bool:
+    """Whether metadata stands beside a model file: what `read_metadata` then says is known, and not just absent."""
+    return metadata_path(Path(model_path)).exists()
+
+
 def read_metadata(model_path: str | Path) -> Metadata:
     """Metadata of a model file, or an empty `Metadata()` where none stands beside it."""
-    path = metadata_path(Path(model_path))
-    if not path.exists():
+    if not has_metadata(model_path):
         return Metadata()
-    return Metadata.from_json(_read_description(path))
+    return Metadata.from_json(_read_description(metadata_path(Path(model_path))))
 
 
 def read_run(model_path: str | Path) -> dict[str, Any]:

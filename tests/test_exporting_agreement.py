@@ -5,6 +5,7 @@ import json
 import re
 import runpy
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -17,7 +18,7 @@ from keras_cv_lectures.exporting import export_saved_model, export_tflite, tflit
 from keras_cv_lectures.exporting.agreement import compare_detections
 from keras_cv_lectures.exporting.result import Comparison, _compare_arrays, compare, facts, warn_of_loss
 from keras_cv_lectures.metadata import Metadata
-from keras_cv_lectures.predicting import predict
+from keras_cv_lectures.predicting import as_runner, is_detector, predict
 from keras_cv_lectures.runners import load_runner
 
 
@@ -101,8 +102,17 @@ def test_a_file_of_labels_alone_that_disagrees_is_refused(tmp_path, monkeypatch)
     ("precision", "facts", "message"),
     [
         ("float16", {"max_difference": 0.5, "scale": 50.0, "label_agreement": 1.0}, None),
-        ("float16", {"max_difference": 0.6, "scale": 50.0, "label_agreement": 1.0}, "differs .* by 0.6, .* up to 50,"),
+        (
+            "float16",
+            {"max_difference": 0.6, "scale": 50.0, "label_agreement": 1.0},
+            "differs .* by 0.6, .* up to 50, .*: 11 bits are",
+        ),
         ("float16", {"max_difference": np.nan, "scale": 50.0}, "by nan.*infinite. Choose float32, or measure"),
+        (
+            "float16",
+            {"max_difference": np.nan, "scale": np.nan},
+            "by nan.*: 11 bits are too few for its weights. Choose",
+        ),
         ("float16", {"label_agreement": 0.79}, r"agrees with its model on 79\.0 % of the labels"),
         ("int8", {"max_difference": 40.0, "scale": 50.0, "label_agreement": 0.8}, None),
         ("int8", {"max_difference": 0.0, "scale": 50.0, "label_agreement": 0.79}, "Choose float32 or float16"),
@@ -116,6 +126,14 @@ def test_what_fewer_bits_lose_is_told(precision, facts, message):
         if message:
             stack.enter_context(pytest.warns(KcvlWarning, match=rf"m.tflite in {precision} .*{message}"))
         warn_of_loss(Comparison(**facts), "m.tflite", precision, "eight pictures")
+
+
+@pytest.mark.parametrize(("weight", "cause"), [(-65505.0, "weights beyond 65504 become inf"), (65504.0, "11 bits are")])
+def test_a_weight_that_float16_lacks_is_the_cause_where_nothing_shows_it(weight, cause):
+    """Behind a sigmoid infinity is 1; the state of random numbers is larger, and no weight of float16."""
+    weights = [keras.Variable(np.float32([0, weight])), keras.Variable(np.uint32([10**6]), dtype="uint32")]
+    with pytest.warns(KcvlWarning, match=f"eight pictures: {cause}"):
+        warn_of_loss(Comparison(label_agreement=0.5), "m.tflite", "float16", "eight pictures", weights)
 
 
 def test_weights_that_float16_lacks_are_told(tmp_path):
@@ -204,14 +222,66 @@ def test_an_export_takes_away_the_words_of_the_one_before(tmp_path):
     (tmp_path / "m.txt").write_text("mine")
     export_tflite(own_detector(("boxes", "scores")), tmp_path / "m.tflite", verify=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.json", "m.md", "m.tflite", "m.txt", "n.txt"]
-    for content in ("damaged", "[]", "{}"):
-        (tmp_path / "m.json").write_text(content)
-        assert tflite._beside_older(tmp_path / "m.tflite") == set()
 
 
-def test_heads_that_are_no_detections_are_compared_as_arrays(tmp_path):
-    result = export_tflite(own_detector(("boxes", "scores")), tmp_path / "m.tflite")
+def test_files_that_no_export_wrote_stay(tmp_path):
+    """Whatever a card, or somebody's own file of its name, says: they go only with the text that it gave them."""
+    path = tmp_path / "m.tflite"
+    card = {"file": "m.tflite", "task": "detection", "program": "print(1)\n", "classes": ["a", "b c"]}
+    ours = {"m_run.py": "print(1)\n", "m.txt": "a\nb c\n"}
+
+    def found(card, files):
+        (tmp_path / "m.json").write_text(card if isinstance(card, str) else json.dumps(card))
+        for name, text in files.items():
+            (tmp_path / name).write_bytes(text.encode("latin-1"))
+        return {place.name for place in tflite._beside_older(path)}
+
+    assert found(card, ours) == {"m_run.py", "m.txt"}
+    assert found(card, {**ours, "m_run.py": "print(2)\n"}) == {"m.txt"}
+    assert found(card, {**ours, "m.txt": "\xe4"}) == {"m_run.py"}
+    assert found({**card, "classes": 7}, ours) == found({**card, "classes": [7]}, ours) == {"m_run.py"}
+    assert found({**card, "classes": []}, {**ours, "m.txt": ""}) == {"m_run.py"}
+    for other in ({"file": "n.tflite"}, {"program": None}, {"task": None}, {"task": "train"}):
+        assert found({**card, **other}, ours) == set()
+    for content in ("damaged", "[]", "{}", ""):
+        assert found(content, ours) == set()
+
+
+def test_an_old_file_that_cannot_be_removed_is_told(tmp_path, monkeypatch):
+    export_tflite(own_detector(), tmp_path / "m.tflite", metadata=Metadata(classes=("a", "b")), verify=False)
+    unlink = Path.unlink
+
+    def refuse(self, **options):
+        if self.name == "m.txt":
+            raise PermissionError("used by another program")
+        unlink(self, **options)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.warns(
+        KcvlWarning, match=r"m\.txt belongs to the export that this one replaced.*used by another.*Remove"
+    ):
+        result = export_tflite(own_detector(), tmp_path / "m.tflite", verify=False)
+    assert json.loads(result.card_path.read_text())["classes"] == []
+
+
+def raw_heads():
+    """Of the names of detections, with a score for each class."""
+    model = own_detector()
+    outputs = model.output
+    return keras.Model(model.input, {**outputs, "scores": ops.repeat(outputs["scores"][..., None], 5, axis=-1)})
+
+
+@pytest.mark.parametrize("make", [lambda: own_detector(("boxes", "scores")), raw_heads], ids=["no labels", "raw"])
+def test_heads_that_are_no_detections_are_compared_as_arrays(make, picture, tmp_path):
+    model = make()
+    result = export_tflite(model, tmp_path / "m.tflite")
     assert result.agreement is None
+    for each in (model, result.path):
+        assert is_detector(as_runner(each)) is False
+        with pytest.raises(
+            ModelError, match=r"expected a segmentation model.* A detector gives boxes \(B, D, 4\), sco"
+        ):
+            predict(each, picture)
     assert result.max_difference < 1e-6
     assert "task" not in json.loads(result.card_path.read_text())
     assert not (tmp_path / "m_run.py").exists()

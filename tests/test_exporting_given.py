@@ -11,7 +11,7 @@ from PIL import Image
 
 from keras_cv_lectures.data.images import read_image
 from keras_cv_lectures.errors import KcvlWarning, ModelError
-from keras_cv_lectures.exporting import export_saved_model, export_tflite, saved_model
+from keras_cv_lectures.exporting import export_saved_model, export_tflite, saved_model, tflite
 from keras_cv_lectures.exporting.detector_files import check_labels, picture_read
 from keras_cv_lectures.exporting.given import model_to_export, refuse_other_content
 from keras_cv_lectures.layers import ResizeLike
@@ -149,6 +149,7 @@ def test_one_channel_tells_two_classes_apart():
     for model, count in (
         (keras.Model(image, keras.layers.Conv2D(1, 1, name="logits")(image)), 2),
         (keras.Sequential([keras.Input((4, 6, 1)), keras.layers.Conv2D(5, 1, name="logits")]), 5),
+        (keras.Model(image, [keras.layers.Conv2D(5, 1, name="logits")(image)]), 5),
         (keras.Model(image, {"logits": image, "other": keras.layers.Conv2D(5, 1)(image)}), 2),
         (keras.Model(image, keras.layers.Conv2D(5, 1, name="depth")(image)), None),
     ):
@@ -171,12 +172,29 @@ def test_one_size_is_not_opened(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "item", [(np.zeros((2, 4, 6, 1), np.uint8), np.zeros((2, 4, 6), np.uint8)), {"image": 0, "mask": 0}]
+    "item",
+    [
+        (np.zeros((2, 4, 6, 1), np.uint8), np.zeros((2, 4, 6), np.uint8)),
+        {"image": 0, "mask": 0},
+        (np.zeros((4, 6, 1), np.uint8),) * 2,
+        (np.zeros((4, 6, 1), np.uint8),) * 3,
+        (*[np.zeros((4, 6, 1), np.uint8)] * 3, np.zeros((4, 6), np.uint8)),
+    ],
 )
 def test_pictures_alone_are_representative(item, tmp_path):
-    message = rf"pictures alone\. Received: a {type(item).__name__} of 2\. Leave out the targets"
+    """A pair may be a picture and a target of its shape, a triple has a weight, too."""
+    message = rf"pictures alone\. Received: a {type(item).__name__} of {len(item)}\. Leave out the targets"
     with pytest.raises(ModelError, match=message):
         export_tflite(brightness(), tmp_path / "m.tflite", representative=[item])
+
+
+def test_tuples_that_hold_nothing_but_pictures_are_representative():
+    """As a data set of `(pictures,)` gives them, and a batch that nobody has stacked."""
+    pictures = np.random.default_rng(0).integers(0, 256, (4, 4, 6, 1), np.uint8)
+    for items in ([(picture,) for picture in pictures], [(pictures,)], [tuple(pictures)]):
+        found = list(tflite._pictures(items, (4, 6, 1)))
+        np.testing.assert_array_equal(found, pictures[:, None])
+    assert not list(tflite._pictures(tf.data.Dataset.from_tensor_slices((pictures[:0],)), (4, 6, 1)))
 
 
 @pytest.mark.parametrize("name", ["m.tflite", "m"])
@@ -187,13 +205,19 @@ def test_the_card_leaves_open_what_is_open(name, tmp_path):
         "half": keras.layers.AveragePooling2D(2)(image),
         "small": keras.layers.Resizing(3, 4)(image),
         "mean": keras.layers.GlobalAveragePooling2D()(image),
+        # The graph knows not even its rank, since any side may be 1.
+        "plain": keras.layers.Lambda(tf.squeeze, output_shape=(None,))(image),
     }
     options = {"dynamic": True} if name == "m.tflite" else {}
     export = export_tflite if options else export_saved_model
     result = export(keras.Model(image, outputs), tmp_path / name, **options)
-    shapes = {key: value["shape"] for key, value in json.loads(result.card_path.read_text())["outputs"].items()}
+    card = json.loads(result.card_path.read_text())
+    shapes = {key: value["shape"] for key, value in card["outputs"].items()}
+    assert shapes.pop("plain") == [None, None]
     assert [shapes[key][1:] for key in ("half", "small", "mean")] == [[None, None, 1], [3, 4, 1], [1]]
     assert {shape[0] for shape in shapes.values()} == {1}
+    other = ", and a generated one of another size" if options else ""
+    assert card["compared_on"] == f"a generated picture{other}"
 
 
 # Disks and memory ----------------------------------------------------------------------------------------------------

@@ -74,6 +74,18 @@ def assert_same_function(copy, model):
     np.testing.assert_allclose(np.asarray(copy(X)), expected, atol=1e-4 * np.abs(expected).max())
 
 
+@keras.saving.register_keras_serializable("keras_cv_lectures_tests")
+class MadeWhenBuilt(keras.layers.Layer):
+    """Its inner layer is of 16 bits whatever it is itself, and no part of its configuration."""
+
+    def build(self, shape):
+        self.inner = keras.layers.Dense(4, dtype="mixed_bfloat16")
+        self.inner.build(shape)
+
+    def call(self, x):
+        return self.inner(x)
+
+
 def has_subpixel(model):
     return any(isinstance(layer, SubPixelConv2DTranspose) for layer in model._flatten_layers())
 
@@ -114,6 +126,32 @@ def test_layers_without_a_name_in_their_configuration_find_their_weights():
     copy = folded(model)
     assert copy is not model
     assert_same_function(copy, model)
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        lambda **how: keras.layers.TimeDistributed(keras.layers.Dense(4, **how), **how),
+        lambda **how: keras.layers.Bidirectional(keras.layers.SimpleRNN(4, **how)),
+        lambda **how: keras.layers.RNN([keras.layers.SimpleRNNCell(units, **how) for units in (3, 4)]),
+        lambda **how: MadeWhenBuilt() if how else keras.layers.Dense(4),
+    ],
+    ids=["TimeDistributed", "Bidirectional", "RNN", "build"],
+)
+def test_layers_inside_layers_compute_in_float32(inside):
+    """As the same layers do that were made in float32, with the same weights."""
+
+    def made(**how):
+        image = keras.Input((5, 6, 3))
+        return keras.Model(image, inside(**how)(keras.layers.Reshape((5, 18))(image)))
+
+    model, expected = made(dtype="mixed_bfloat16"), made()
+    expected.set_weights(model.get_weights())
+    copy = in_float32(model)
+    assert {layer.compute_dtype for layer in copy._flatten_layers()} == {"float32"}
+    assert np.abs(np.float32(model(X)) - expected(X)).max() > 1e-4
+    np.testing.assert_allclose(copy(X), expected(X), atol=1e-6)
+    assert in_float32(copy) is copy
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,17 @@ def test_a_file_of_a_run_trained_on_crops_sees_larger_pictures_at_their_own_reso
     assert (metadata.tile_margin, metadata.tile_stride) == ((4, 4), 2)
 
 
+def test_of_a_model_in_a_folder_of_its_own_below_a_run_nothing_is_known(model, tmp_path):
+    """Least of all that it was trained on crops, because the run's `input_size` is not read for it."""
+    folder = _run(tmp_path / "run", model, input_size=WINDOW) / "mine"
+    folder.mkdir()
+    model.save(folder / "m.keras")
+    export_tflite(folder / "m.keras", tmp_path / "m.tflite", input_shape=WINDOW, verify=False)
+    assert read_metadata(tmp_path / "m.tflite") == Metadata()
+    row = export_run(folder / "m.keras", out=tmp_path / "exports", size=WINDOW)
+    assert (read_metadata(row["file"]).tiled, read_metadata(row["file"]).input_size) == (False, WINDOW)
+
+
 def test_the_exporters_see_the_pictures_of_a_run_as_the_command_does(cropped, sized, tmp_path):
     run, files = cropped
     picture = _picture((42, 50))

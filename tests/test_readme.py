@@ -69,6 +69,12 @@ def test_every_name_of_the_package_in_code_exists(document):
                 reduce(getattr, name.split(".")[1:], kcvl)
 
 
+def test_code_is_fenced(document):
+    """What is merely indented is code to a reader, and is seen by no check."""
+    text = re.sub(r"^ *```.*?^ *```", "", (ROOT / document).read_text(encoding="utf-8"), flags=re.M | re.S)
+    assert not re.findall(r"^\n {4,}\S.*", text, re.M)
+
+
 def test_every_local_link_exists(document):
     text = (ROOT / document).read_text(encoding="utf-8")
     for link in links(text):

@@ -22,13 +22,14 @@ from keras_cv_lectures.exporting.detector_files import (
     program_file,
     run_program,
 )
-from keras_cv_lectures.exporting.result import ExportResult, is_captioner, is_detector
+from keras_cv_lectures.exporting.result import ExportResult, is_captioner
 from keras_cv_lectures.exporting.timing import latency
 from keras_cv_lectures.files import write_text
 from keras_cv_lectures.geometry.receptive import receptive_field
 from keras_cv_lectures.layers.atrous import whole_convolutions
 from keras_cv_lectures.layers.portable import portable_operators
 from keras_cv_lectures.metadata import Metadata, labels_file, metadata_path
+from keras_cv_lectures.postprocessing.detection import are_detections
 from keras_cv_lectures.runners import Runner, load_runner, machine, tensorflow_threads
 from keras_cv_lectures.serving import gflops, serving_function
 
@@ -90,7 +91,7 @@ def build_card(
     if is_captioner(outputs):
         program = caption_program(result.path.name, (*seen, channels), labels, tflite=tflite)
         task = {**caption_facts(model), "agreement": result.agreement}
-    elif is_detector(outputs):
+    elif are_detections({name: value.shape for name, value in outputs.items()}):
         program = run_program(result.path.name, outputs, (*size, channels), labels, tflite=tflite)
         task = {**detector_facts(model), "agreement": result.agreement}
     else:
@@ -104,7 +105,11 @@ def build_card(
     if open_size:
         spec = tf.TensorSpec((1, None, None, channels), "float32", name="image")
         found = serving_function(model).get_concrete_function(spec).structured_outputs
-        shapes = {name: value.shape.as_list() for name, value in found.items()}
+        shapes = {
+            # Of a tensor whose rank the graph does not know, the computed value has it.
+            name: [None] * outputs[name].ndim if value.shape.rank is None else value.shape.as_list()
+            for name, value in found.items()
+        }
     with portable_operators(), whole_convolutions():  # Sparse products are not counted.
         cost = gflops(model, (height, width), loop_steps=task.get("max_words", 1))
     return {

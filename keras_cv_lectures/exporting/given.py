@@ -12,10 +12,11 @@ import keras
 
 from keras_cv_lectures.errors import KcvlWarning, ModelError
 from keras_cv_lectures.exporting.detector_files import PROGRAM_FILE
-from keras_cv_lectures.exporting.result import is_captioner, is_detector, output_shapes
+from keras_cv_lectures.exporting.result import is_captioner, output_shapes
 from keras_cv_lectures.geometry.receptive import receptive_field, window_margin
 from keras_cv_lectures.layers.preprocessing import is_without_normalization
-from keras_cv_lectures.metadata import CARD_FILE, LABELS_FILE, Metadata, read_metadata, read_run
+from keras_cv_lectures.metadata import CARD_FILE, LABELS_FILE, Metadata, has_metadata, read_metadata
+from keras_cv_lectures.postprocessing.detection import are_detections
 from keras_cv_lectures.runners import load_keras_model
 
 MARKDOWN_FILE = "MODEL_CARD.md"
@@ -52,7 +53,7 @@ def model_to_export(
         path = Path(model)
         model = load_keras_model(path)
         if metadata is None:
-            metadata, of_run = read_metadata(path), bool(read_run(path))
+            metadata, of_run = read_metadata(path), has_metadata(path)
     elif not isinstance(model, keras.Model):
         raise ModelError(
             "`model` must be a Keras model, or the path of a run folder or `.keras` file. Received: "
@@ -67,8 +68,8 @@ def with_windows(metadata: Metadata, model: keras.Model, size: tuple[int | None,
     Args:
         size: (height, width) of the file's input; None where it is open.
     """
-    names = output_shapes(model)
-    if is_detector(names) or is_captioner(names):
+    shapes = output_shapes(model)
+    if are_detections(shapes) or is_captioner(shapes):
         return metadata
     return dataclasses.replace(metadata, **window_facts(model, size, metadata.input_size is None))
 
@@ -78,7 +79,8 @@ def window_facts(model: keras.Model, size: tuple[int | None, int | None], own_si
 
     Args:
         size: (height, width) of the file's input; None where it is open.
-        own_sizes: the network was trained at the pictures' own resolution. A file of one size then sees windows, unless
+        own_sizes: the network was trained at the pictures' own resolution, as only `has_metadata` beside the model
+            can tell: metadata that is absent has no `input_size`, either. A file of one size then sees windows, unless
             the model itself takes one size (and no border is lost), or answers at a coarser stride.
     """
     if not isinstance(model, keras.Function | keras.Sequential):

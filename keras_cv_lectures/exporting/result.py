@@ -15,6 +15,7 @@ import numpy as np
 from keras_cv_lectures.errors import KcvlWarning, ModelError
 from keras_cv_lectures.exporting.agreement import DetectionComparison, Outputs, compare_detections
 from keras_cv_lectures.exporting.caption_agreement import CaptionComparison, compare_captions
+from keras_cv_lectures.postprocessing.detection import are_detections
 from keras_cv_lectures.runners import Runner, load_runner
 
 # Largest difference between a float32 export and its model, absolute where logits are below 1.
@@ -25,6 +26,7 @@ TIES = 1e-3
 # package's own networks keep 0.85 of their labels and more.
 LABELS_KEPT = 0.8
 OUTPUT_KEPT = {"float16": 0.01, "int8": 0.25}
+_LARGEST_FLOAT16 = 65504
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +107,7 @@ def compare(model: keras.Model, exported: Runner, pictures: Iterable[np.ndarray]
     if first is None:
         return Comparison()
     pairs = itertools.chain([first], pairs)
-    if is_detector(first[0]):
+    if are_detections({name: value.shape for name, value in first[0].items()}):
         return compare_detections(pairs)
     return compare_captions(pairs) if is_captioner(first[0]) else _compare_arrays(pairs)
 
@@ -161,13 +163,18 @@ def facts(comparison: AnyComparison | None) -> dict[str, Any]:
 
 
 def output_shapes(model: keras.Model) -> dict[str, tuple[int | None, ...]]:
-    """Shapes of what a graph of layers gives, as a dict or as one tensor, by name; none of any other model."""
+    """Shapes of what a graph of layers gives, as a dict or as one tensor, by name; none of any other model.
+
+    One tensor in a list is one tensor, as `serving_outputs` has it.
+    """
     if isinstance(model, keras.Sequential):  # It names no outputs, and has none without an input.
         outputs = (
             dict(zip([model.layers[-1].name], getattr(model, "outputs", ()), strict=False)) if model.layers else {}
         )
     elif isinstance(model, keras.Function):
         outputs = model.output
+        if isinstance(outputs, list | tuple) and len(outputs) == 1:
+            outputs = outputs[0]
         outputs = {model.output_names[0]: outputs} if isinstance(outputs, keras.KerasTensor) else outputs
     else:
         outputs = {}
@@ -176,17 +183,18 @@ def output_shapes(model: keras.Model) -> dict[str, tuple[int | None, ...]]:
     return {name: tuple(getattr(output, "shape", ())) for name, output in outputs.items()}
 
 
-def is_detector(outputs: Iterable[str]) -> bool:
-    """Whether outputs of these names are detections: `count` may be missing, as it may of what `predict` takes."""
-    return {"boxes", "scores", "labels"} <= set(outputs)
-
-
 def is_captioner(outputs: Iterable[str]) -> bool:
     """Whether outputs of these names are sentences."""
     return {"tokens", "length", "log_probability"} <= set(outputs)
 
 
-def warn_of_loss(comparison: AnyComparison | None, path: Path, precision: str, pictures: str) -> None:
+def warn_of_loss(
+    comparison: AnyComparison | None,
+    path: Path,
+    precision: str,
+    pictures: str,
+    weights: Iterable[keras.Variable] = (),
+) -> None:
     """Warns where a file of less than 32 bits lost what nobody would want to lose.
 
     In float16 that is 1 % of the largest output, in either precision one label, detection or word of five; of an int8
@@ -194,6 +202,7 @@ def warn_of_loss(comparison: AnyComparison | None, path: Path, precision: str, p
 
     Args:
         pictures: what was compared, for the message.
+        weights: of the model, for the cause.
     """
     if comparison is None or precision == "float32":
         return
@@ -207,13 +216,27 @@ def warn_of_loss(comparison: AnyComparison | None, path: Path, precision: str, p
         lost = f"differs from its model by {difference:.3g}, where that gives up to {comparison.scale:.3g}"
     if lost:
         or_else = " or float16" if precision == "int8" else ""
-        reason = "weights beyond 65504 become infinite" if precision == "float16" else "some values span too much"
+        if precision == "int8":
+            reason = "some values span too much"
+        elif _becomes_infinite(comparison, weights):
+            reason = f"weights beyond {_LARGEST_FLOAT16} become infinite"
+        else:
+            reason = "11 bits are too few for its weights"
         warnings.warn(
             f"{path} in {precision} {lost}, on {pictures}: {reason}. Choose float32{or_else}, or measure the file on "
             "labelled pictures before it is used.",
             KcvlWarning,
             stacklevel=3,
         )
+
+
+def _becomes_infinite(comparison: AnyComparison, weights: Iterable[keras.Variable]) -> bool:
+    """Whether float16 lacked a weight; of one that normalisation was folded into, only the answer tells."""
+    finite_model = np.isfinite(getattr(comparison, "scale", 0.0))
+    if comparison.max_difference is not None and not np.isfinite(comparison.max_difference) and finite_model:
+        return True
+    floats = (w for w in weights if keras.backend.is_float_dtype(w.dtype))
+    return any(np.abs(w.numpy()).max(initial=0.0) > _LARGEST_FLOAT16 for w in floats)
 
 
 def folder_size(path: Path) -> int:

@@ -14,6 +14,8 @@ from keras_cv_lectures.layers.subpixel import SubPixelConv2DTranspose, subpixel_
 from keras_cv_lectures.serving import first_line
 from keras_cv_lectures.weights import set_weights
 
+_LOW_PRECISION = ("bfloat16", "float16")
+
 
 def for_export(model: keras.Model) -> keras.Model:
     """Copy of a functional model in which every eligible transposed convolution is a convolution + depth-to-space.
@@ -82,6 +84,7 @@ def _copy(
         # A layer's own code raises whatever it raises.
         except Exception as error:
             raise _not_copied(model, layer, error) from error
+        _to_float32(twin)
         return twin
 
     def made_again(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -93,7 +96,7 @@ def _copy(
         config = layer.get_config()
         if not isinstance(layer, keras.layers.Layer):  # an operation of `keras.ops`
             return layer.__class__.from_config(config)
-        if _is_low_precision(layer):
+        if layer.compute_dtype in _LOW_PRECISION:
             config["dtype"] = "float32"
         if layer in gone:
             return _Folded(name=layer.name, dtype=config["dtype"])
@@ -117,6 +120,7 @@ def _copy(
             raise
         except Exception as error:  # The new layers do not fit together.
             raise _not_copied(model, None, error) from error
+    _to_float32(copy)
     for layer in _leaves(model):
         # Input layers have no twin.
         if layer.weights and not isinstance(twins[id(layer)], _Folded):
@@ -209,7 +213,18 @@ def _leaves(model: keras.Model) -> list[keras.layers.Layer]:
 
 
 def _is_low_precision(layer: keras.layers.Layer) -> bool:
-    return layer.compute_dtype in ("bfloat16", "float16")
+    """Whether a layer, or one inside it (of a wrapper, a cell of an RNN), computes in 16 bits."""
+    return any(each.compute_dtype in _LOW_PRECISION for each in layer._flatten_layers())
+
+
+def _to_float32(layer: keras.layers.Layer) -> None:
+    """Lets a layer and those inside it compute in float32.
+
+    Called before a copy is built, so that its variables are float32, and after it, for layers that it made then.
+    """
+    for each in layer._flatten_layers():
+        if each.compute_dtype in _LOW_PRECISION:
+            each.dtype_policy = "float32"
 
 
 def _copy_weights(layer: keras.layers.Layer, twin: keras.layers.Layer, pairs: dict) -> None:

@@ -31,7 +31,6 @@ from keras_cv_lectures.exporting.result import (
     facts,
     folder_size,
     is_captioner,
-    is_detector,
     output_shapes,
 )
 from keras_cv_lectures.exporting.rewrite import folded, in_float32
@@ -39,6 +38,7 @@ from keras_cv_lectures.files import atomic_path, write_text
 from keras_cv_lectures.geometry.receptive import accepts_size, fit_size, receptive_field
 from keras_cv_lectures.language import Captioner
 from keras_cv_lectures.metadata import CARD_FILE, Metadata, labels_file
+from keras_cv_lectures.postprocessing.detection import are_detections
 from keras_cv_lectures.runners import SIGNATURE, load_runner
 from keras_cv_lectures.serving import declared_shape, freeze, refuse_changes, serving_function
 
@@ -124,7 +124,9 @@ def export_saved_model(
             compared_on=GENERATED if comparison else None,
         )
         write_card(card, target / CARD_FILE, target / MARKDOWN_FILE)
-        if is_detector(card["outputs"]) or is_captioner(card["outputs"]):
+        if are_detections({name: value["shape"] for name, value in card["outputs"].items()}) or is_captioner(
+            card["outputs"]
+        ):
             write_text(program_file(target), card["program"])
             if metadata.classes:
                 write_text(labels_file(target), labels_text(metadata.classes))
@@ -133,11 +135,11 @@ def export_saved_model(
 
 def write_serving_graph(
     model: keras.Model, path: Path, batch_shape: tuple[int | None, ...], *, constant_weights: bool = True
-) -> list[str]:
+) -> dict[str, list[int | None] | None]:
     """Writes a SavedModel of the serving function for pictures of `batch_shape` uint8.
 
     Returns:
-        The names of its outputs.
+        The shapes of its outputs by name; None for one of unknown rank.
     """
     module = tf.Module()
     if constant_weights:
@@ -156,10 +158,10 @@ def write_serving_graph(
     )
     signature = module.serve.get_concrete_function()
     refuse_changes(signature, model.name)
-    names = sorted(signature.structured_outputs)
-    keys = (SIGNATURE, "serve", *(["caption"] if is_captioner(names) else []))
+    shapes = {name: value.shape for name, value in sorted(signature.structured_outputs.items())}
+    keys = (SIGNATURE, "serve", *(["caption"] if is_captioner(shapes) else []))
     save_graphs(module, path, dict.fromkeys(keys, signature))
-    return names
+    return {name: None if shape.rank is None else shape.as_list() for name, shape in shapes.items()}
 
 
 def picture_shape(model: keras.Model, input_shape: tuple[int, ...] | None) -> tuple[int | None, int | None, int]:
@@ -191,7 +193,7 @@ def sample_size(
     """
     size = tuple(s or d for s, d in zip(shape[:2], default, strict=True))
     graph = isinstance(model, keras.Function | keras.Sequential)
-    if None not in shape[:2] or not graph or is_detector(output_shapes(model)):
+    if None not in shape[:2] or not graph or are_detections(output_shapes(model)):
         return size
     if accepts_size(model, size):
         return size

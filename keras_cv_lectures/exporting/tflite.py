@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_cv_lectures.errors import ModelError
+from keras_cv_lectures.errors import KcvlWarning, ModelError
 from keras_cv_lectures.exporting.audit import check_operators, explain_conversion_error
 from keras_cv_lectures.exporting.captioner import (
     MAP,
@@ -36,7 +36,6 @@ from keras_cv_lectures.exporting.result import (
     compare,
     facts,
     is_captioner,
-    is_detector,
     output_shapes,
     warn_of_loss,
 )
@@ -54,6 +53,7 @@ from keras_cv_lectures.files import write_text
 from keras_cv_lectures.language import Captioner
 from keras_cv_lectures.layers.portable import portable_operators
 from keras_cv_lectures.metadata import Metadata, labels_file, metadata_path
+from keras_cv_lectures.postprocessing.detection import are_detections
 from keras_cv_lectures.runners import SIGNATURE, load_runner
 
 PRECISIONS = ("float32", "float16", "int8")
@@ -141,7 +141,7 @@ def export_tflite(
             f"`input_shape` is needed because {model.name} takes pictures of any size. Pass input_shape=(height, "
             "width), or dynamic=True to leave height and width open."
         )
-    if dynamic and (captioner or is_detector(output_shapes(model))):
+    if dynamic and (captioner or are_detections(output_shapes(model))):
         kind = "captioner" if captioner else "detector"
         raise ModelError(
             f"{model.name} is a {kind}, and the `.tflite` file of a {kind} takes one size. Pass "
@@ -167,6 +167,8 @@ def export_tflite(
     if examples:
         calibrated = ", which it was calibrated with" if precision == "int8" else ""
         compared_on = f"the first {len(examples[:_COMPARED])} pictures of `representative`{calibrated}"
+    if dynamic:
+        compared_on += ", and a generated one of another size"
     outdated = _beside_older(path)
     with contextlib.ExitStack() as files:
         target = files.enter_context(writing(path))
@@ -200,15 +202,17 @@ def export_tflite(
         json_target, markdown_target = (files.enter_context(writing(path.with_suffix(s))) for s in (".json", ".md"))
         write_card(card, json_target, markdown_target)
         beside = {}
-        if is_detector(card["outputs"]) or is_captioner(card["outputs"]):
+        if are_detections({name: value["shape"] for name, value in card["outputs"].items()}) or is_captioner(
+            card["outputs"]
+        ):
             beside[program_file(path)] = card["program"]
             if metadata.classes:
                 beside[labels_file(path)] = labels_text(metadata.classes)
         for place, text in beside.items():
             write_text(files.enter_context(writing(place)), text)
     for place in outdated - set(beside):
-        place.unlink(missing_ok=True)
-    warn_of_loss(comparison, path, precision, compared_on)
+        _remove(place)
+    warn_of_loss(comparison, path, precision, compared_on, reference.weights)
     return result
 
 
@@ -217,14 +221,46 @@ def _side(length: int | None) -> str:
 
 
 def _beside_older(path: Path) -> set[Path]:
-    """What an older export to `path` wrote beside its card, and that card calls its own: words and a program."""
+    """What an older export to `path` wrote beside its card, as it wrote it: words and a program.
+
+    Files of these names that hold anything else are somebody's own.
+    """
+    card = _json(metadata_path(path))
+    if not isinstance(card, dict) or card.get("file") != path.name or not isinstance(card.get("program"), str):
+        return set()
+    if card.get("task") not in ("detection", "captioning"):  # Others have nothing but the card.
+        return set()
+    written = {program_file(path): card["program"]}
+    classes = card.get("classes")
+    if classes and isinstance(classes, list) and all(isinstance(name, str) for name in classes):
+        written[labels_file(path)] = labels_text(classes)
+    return {place for place, text in written.items() if _text(place) == text}
+
+
+def _json(path: Path) -> object:
     try:
-        card = json.loads(metadata_path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # There is none, or it is damaged.
-        return set()
-    if not isinstance(card, dict) or card.get("task") not in ("detection", "captioning"):
-        return set()
-    return {program_file(path), *([labels_file(path)] if card.get("classes") else [])}
+        return json.loads(_text(path) or "null")
+    except ValueError:  # It is damaged.
+        return None
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError):  # There is none, or it is no text.
+        return None
+
+
+def _remove(place: Path) -> None:
+    """Removes a file of an older export; one that cannot be removed is no failure of the new export."""
+    try:
+        place.unlink(missing_ok=True)
+    except OSError as error:
+        warnings.warn(
+            f"{place} belongs to the export that this one replaced, and could not be removed: {error}. Remove it.",
+            KcvlWarning,
+            stacklevel=3,
+        )
 
 
 def _convert(
@@ -251,7 +287,7 @@ def _convert(
                 content = converter.convert()
                 if precision != "int8":
                     return content
-            detector = is_detector(outputs)
+            detector = are_detections(outputs)
             content = with_measured_ranges(content, examples, values_in_eight_bits(content) if detector else None)
             with _quiet():
                 return (quantize_networks if detector else quantize)(content)
@@ -321,7 +357,9 @@ def _examples(
 
 def _pictures(representative: Iterable[np.ndarray], shape: tuple[int | None, ...]) -> Iterator[np.ndarray]:
     for item in representative:
-        if isinstance(item, tuple | dict):
+        if isinstance(item, tuple) and len(item) == 1:  # as `Dataset.zip((pictures,))` gives them
+            item = item[0]
+        if isinstance(item, dict) or (isinstance(item, tuple) and not _is_batch(item)):
             raise ModelError(
                 f"`representative` must give pictures alone. Received: a {type(item).__name__} of {len(item)}. Leave "
                 "out the targets, such as with dataset.map(lambda picture, mask: picture)."
@@ -337,3 +375,9 @@ def _pictures(representative: Iterable[np.ndarray], shape: tuple[int | None, ...
             )
         for picture in batch:
             yield picture[None]
+
+
+def _is_batch(parts: tuple) -> bool:
+    """Whether a tuple can only be pictures: Keras knows no more parts than picture, target and weight."""
+    shapes = {np.shape(part) for part in parts}
+    return len(parts) > 3 and len(shapes) == 1 and len(shapes.pop()) == 3

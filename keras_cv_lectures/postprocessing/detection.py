@@ -6,7 +6,7 @@ last, `count` (B,), and maybe `masks` (B, D, m, m), probabilities spread over ea
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,29 @@ from keras_cv_lectures.geometry.rle import rle_encode
 # brings to about 0.
 CANVAS_COLOR = (124, 116, 104)
 MASK_THRESHOLD = 0.5
+
+
+def are_detections(shapes: Mapping[str, Sequence[int | None] | None]) -> bool:
+    """Whether outputs of these shapes are detections: `boxes` (B, D, 4), `scores` (B, D) and `labels` (B, D).
+
+    Raw heads may have the same names. `count` may be missing.
+
+    Args:
+        shapes: by name; None for a side, or for a whole shape, that is not known and so may fit.
+
+    >>> are_detections({"boxes": (1, 100, 4), "scores": (1, 100), "labels": (1, 100)})
+    True
+    >>> are_detections({"boxes": (1, 100, 4), "scores": (1, 100, 80), "labels": (1, 100)})
+    False
+    """
+    ranks = {"boxes": 3, "scores": 2, "labels": 2}
+    if not ranks.keys() <= shapes.keys():
+        return False
+    known = {name: shapes[name] for name in ranks if shapes[name] is not None}
+    if any(len(shape) != ranks[name] for name, shape in known.items()):
+        return False
+    batch, rows = ({shape[axis] for shape in known.values()} - {None} for axis in (0, 1))
+    return len(batch) <= 1 and len(rows) <= 1 and known.get("boxes", (4,))[-1] in (4, None)
 
 
 def fitted_size(size: tuple[int, int], canvas: tuple[int, int]) -> tuple[int, int]:
@@ -117,8 +140,7 @@ def detected_objects(
 def check_detector(outputs: Mapping[str, Any]) -> None:
     """Raises a ModelError that says what was received unless `outputs` are those of a detector."""
     shapes = {name: tuple(np.shape(value)) for name, value in outputs.items()}
-    batch = shapes.get("boxes", ())[:2]
-    if len(shapes.get("boxes", ())) == 3 and all(shapes.get(name) == batch for name in ("scores", "labels")):
+    if are_detections(shapes):
         return
     raise ModelError(
         "expected a detector with the outputs boxes (B, D, 4), scores (B, D) and labels (B, D). "

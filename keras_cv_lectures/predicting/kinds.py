@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 import keras
 
+from keras_cv_lectures.postprocessing.detection import are_detections
 from keras_cv_lectures.predicting.tiled import black_answer
 from keras_cv_lectures.runners import Runner
 
-# Kind of model, as `Runner.facts` keeps it -> the output that only this kind has.
-_OUTPUTS = {"detector": "boxes", "captioner": "tokens"}
+# As `Runner.facts` keeps them.
+_KINDS = ("detector", "captioner")
 
 
 def is_detector(runner: Runner) -> bool | None:
-    """Whether the model gives boxes; None where only its answer to a picture can tell (a file of open size)."""
+    """Whether the model gives what `are_detections` knows; None where only an answer can tell (a file of open size)."""
     return _is(runner, "detector")
 
 
@@ -23,19 +24,19 @@ def is_captioner(runner: Runner) -> bool | None:
     return _is(runner, "captioner")
 
 
-def note_outputs(runner: Runner, names: Iterable[str]) -> None:
-    """Keeps what the model answers with, once that is known."""
-    names = set(names)
-    runner.facts.update({kind: output in names for kind, output in _OUTPUTS.items()})
+def note_outputs(runner: Runner, shapes: Mapping[str, Sequence[int | None]]) -> None:
+    """Keeps what the model answers with, once its outputs' shapes are known; by name."""
+    runner.facts.update(detector=are_detections(shapes), captioner="tokens" in shapes)
 
 
 def _is(runner: Runner, kind: str) -> bool | None:
     if kind not in runner.facts:
-        if any(runner.facts.get(other) for other in _OUTPUTS):
+        if any(runner.facts.get(other) for other in _KINDS):
             return False
         if isinstance(runner.model, keras.Function):
             outputs = runner.model.output
-            note_outputs(runner, outputs if isinstance(outputs, Mapping) else ())
+            outputs = outputs if isinstance(outputs, Mapping) else {}
+            note_outputs(runner, {name: tuple(getattr(output, "shape", ())) for name, output in outputs.items()})
         elif None not in runner.input_shape[:2]:
             note_outputs(runner, black_answer(runner, runner.input_shape[:2]))
         else:

@@ -166,7 +166,8 @@ class _Predictor:
             pictures = [read_picture(image) for image in batch]
             seen = [resize_picture(self._adapted(p), size or p.shape[:2]) for p, _ in pictures]
             outputs = self.runner(np.stack(seen))
-            note_outputs(self.runner, outputs)  # What a file of open size is shows in its first answer only.
+            # What a file of open size is shows in its first answer only.
+            note_outputs(self.runner, {name: np.shape(value) for name, value in outputs.items()})
             answers = self._whole_answers(itertools.chain(batch, images))
             if answers is not None:
                 yield from answers

@@ -12,6 +12,7 @@ import numpy as np
 from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.geometry.receptive import ReceptiveField, fit_size, output_size, receptive_field
 from keras_cv_lectures.geometry.tiles import Tile, TilePlan, cut_window, plan_tiles
+from keras_cv_lectures.postprocessing.detection import are_detections
 from keras_cv_lectures.predicting.pictures import read_picture, with_channels
 from keras_cv_lectures.runners import Runner, load_runner
 
@@ -230,7 +231,7 @@ def black_answer(runner: Runner, window: tuple[int, int]) -> dict[str, tuple[int
 
 def _check_segmentation(found: dict[str, tuple[int, ...]], name: str, runner: Runner) -> None:
     if len(found.get(name, ())) != 4:
-        if "boxes" in found:
+        if are_detections(found):
             raise ModelError(
                 "A detector is not predicted in tiles, since objects would be cut at their borders. Use predict(model, "
                 "image) without `tile`; for small objects of a large picture, cut it into overlapping pictures."
@@ -240,9 +241,10 @@ def _check_segmentation(found: dict[str, tuple[int, ...]], name: str, runner: Ru
                 "A captioner is not predicted in tiles, since its sentence is about the whole picture. Use "
                 "predict(model, image) without `tile`."
             )
+        or_detector = " A detector gives boxes (B, D, 4), scores (B, D) and labels (B, D)." if "boxes" in found else ""
         raise ModelError(
             f"{runner.path or 'The model'}: expected a segmentation model with an output {name!r} (B, H, W, K). "
-            f'Received: {found}. In a Keras model name the last layer "logits".'
+            f'Received: {found}. In a Keras model name the last layer "logits".{or_detector}'
         )
 
 

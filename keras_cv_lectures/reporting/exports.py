@@ -30,7 +30,7 @@ from keras_cv_lectures.exporting.given import window_facts
 from keras_cv_lectures.exporting.tflite import MIN_EXAMPLES as MIN_CALIBRATION
 from keras_cv_lectures.files import digest, write_json
 from keras_cv_lectures.geometry.tiles import cut_window
-from keras_cv_lectures.metadata import Metadata, read_metadata
+from keras_cv_lectures.metadata import Metadata, has_metadata, read_metadata
 from keras_cv_lectures.postprocessing.detection import fitted_size, on_canvas
 from keras_cv_lectures.predicting import as_runner, is_captioner, is_detector, predict
 from keras_cv_lectures.predicting.pictures import resize_picture
@@ -117,7 +117,7 @@ def export_run(
     tiles = {}
     if not (detector or captioner):
         own = (None, None) if dynamic else model.input_shape[1:3]
-        tiles = window_facts(model, window or own, bool(run) and metadata.input_size is None)
+        tiles = window_facts(model, window or own, has_metadata(path) and metadata.input_size is None)
     in_windows = tiles.get("tiled", False)
     metadata = dataclasses.replace(metadata, input_size=None if in_windows else size or known, **tiles)
     pictures = None

@@ -9,6 +9,7 @@ from keras_cv_lectures.geometry.masks import paste_masks_numpy, split_masks, unp
 from keras_cv_lectures.geometry.rle import rle_decode
 from keras_cv_lectures.postprocessing.detection import (
     CANVAS_COLOR,
+    are_detections,
     check_detector,
     coco_annotations,
     detected_objects,
@@ -116,6 +117,27 @@ def test_order_is_restored_and_padding_left_out():
     assert detected_objects(outputs, 0, (40, 30))["labels"].tolist() == [1]
     del outputs["count"]
     assert len(detected_objects(outputs, 0, (40, 30))["labels"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, True),
+        ({"boxes": (None, None, None), "scores": (None, 7), "labels": None}, True),
+        ({"boxes": None, "scores": None, "labels": None}, True),
+        ({"boxes": (2, 7, 5)}, False),
+        ({"boxes": (2, 7)}, False),
+        ({"boxes": (3, 7, 4)}, False),
+        ({"scores": (2, 7, 80)}, False),
+        ({"scores": (2, 6)}, False),
+        ({"labels": (None, 8)}, False),
+        ({"labels": ()}, False),
+    ],
+)
+def test_detections_are_known_by_their_shapes(change, expected):
+    shapes = {"boxes": (2, 7, 4), "scores": (2, 7), "labels": (2, 7), "masks": (2, 7, 28, 28), **change}
+    assert are_detections(shapes) is expected
+    assert not are_detections({name: shapes[name] for name in ("boxes", "scores")})
 
 
 @pytest.mark.parametrize("change", [{"scores": np.zeros((2, 4))}, {"labels": np.zeros(2)}, {"boxes": np.zeros((3, 4))}])

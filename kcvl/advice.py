@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+_DEVICES = Path("/dev")
 _FULL_MEMORY = {
     "train": "Try smaller pictures (--set input_size=HxW), a smaller --set batch_size or fewer --set filters.",
     "evaluate": "Try smaller pictures, or, for a segmentation, windows of them (--tile 512).",
@@ -34,7 +35,9 @@ def after_interruption(arguments: argparse.Namespace) -> str:
 
 def for_unused_gpu(seen: int) -> str:
     """How TensorFlow, which has `seen` GPUs, comes to use the one that this machine has; "" where nothing is amiss."""
-    there = Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi")
+    # Images of containers hold the program without a device. Windows lends its GPUs, whoever made them, as `dxg`.
+    wsl = (_DEVICES / "dxg").exists() and shutil.which("nvidia-smi")
+    there = wsl or any(_DEVICES.glob("nvidia[0-9]*"))
     # Somebody may have hidden it on purpose.
     if seen or not there or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return ""

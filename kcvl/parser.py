@@ -109,7 +109,8 @@ as COCO does: boxes, scores, masks as run-length codes, keypoints. A captioner w
 with its sentence, or where the network looked for each word, and NAME_caption.json with the words and their numbers.
 Pictures of other than 1 and 3 channels are arrays (height, width, channels) of uint8, as numpy.save writes them: .npy.
 --tile works in overlapping windows, whose margin and stride are read from the model, or from the card beside a file.
-They are not resized: train with crop_size alone, or the network sees another scale than that of its input_size.
+They are not resized: where training shrank the pictures to its input_size, train with crop_size alone instead, or the
+network sees another scale than it learned.
 Networks whose view has no bound (DeepLab, squeeze-and-excitation) need --margin: 64 or more hides the seams.
 Pictures of one name are told apart by their folders' names. A picture that cannot be read, or that the model fails on,
 is skipped and named; the exit code is then 1.

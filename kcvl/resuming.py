@@ -106,13 +106,14 @@ def check_same_pictures(out: Path, earlier: Mapping[str, Any], train_source: Sou
     return f"Warning: {difference}."
 
 
-def resumption(out: Path, options: TrainingOptions) -> str:
+def resumption(out: Path, options: TrainingOptions, *, validated: bool = False) -> str:
+    """Where the run in `out` goes on, in a sentence; `validated`: whether it now has validation data."""
     checkpoints = Checkpoints(out, monitor=options.keep_best, seed=options.seed, patience=options.patience)
     state = checkpoints.read()
     if state is None:
         return f"there is no checkpoint in {out} yet: starting from the beginning"
     done = int(state["epochs_done"])
-    if done < options.epochs and checkpoints.without_gain():
+    if done < options.epochs and checkpoints.without_gain(validated=validated):
         return f"patience={options.patience} ended it after epoch {done}; --set patience={options.epochs} would go on"
     if done < options.epochs:
         return f"continuing after epoch {done}"

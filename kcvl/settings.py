@@ -27,6 +27,7 @@ _KINDS = {
     tuple: "two numbers, such as 180x240 or 0.5..2",
     types.NoneType: "none",
 }
+_OWN_KINDS = {"milestones": "one epoch or several in ascending order, such as 12, 16x22 or 4,6,8"}
 
 
 def parse_settings(recipe: Recipe, settings: Sequence[str]) -> tuple[dict, TrainingOptions, dict]:
@@ -141,7 +142,8 @@ def _check_kinds(fields: type, values: Mapping[str, Any]) -> None:
         kinds = [typing.get_origin(kind) or kind for kind in choices]
         known = all(kind in _KINDS for kind in kinds)  # A choice of words is checked by the class itself.
         if known and not any(_is_a(value, kind) for kind in kinds):
-            raise ValueError(f"`{name}` takes {' or '.join(_KINDS[k] for k in kinds)}. Received: {value!r}.")
+            told = _OWN_KINDS.get(name) or " or ".join(_KINDS[k] for k in kinds)
+            raise ValueError(f"`{name}` takes {told}. Received: {value!r}.")
 
 
 def _is_a(value: Any, kind: type) -> bool:

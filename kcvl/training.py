@@ -81,7 +81,8 @@ def run_train(arguments: argparse.Namespace) -> int:
     _check_with_strategy(recipe, options, strategy, val_source, len(classes))
 
     say(f"{_plan(arguments.system, train_source, val_source, options, len(classes))}; {_devices(strategy)}")
-    standing = resumption(folders[0], options) if arguments.resume and not arguments.staged else ""
+    goes_on = arguments.resume and not arguments.staged
+    standing = resumption(folders[0], options, validated=val_source is not None) if goes_on else ""
     unused = for_unused_gpu(len(tf.config.list_physical_devices("GPU")))
     for line in (unused, sizes_told and f"Warning: {sizes_told}", other_pictures, standing):
         if line:

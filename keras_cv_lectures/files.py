@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -11,11 +12,17 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from keras_cv_lectures.errors import DataError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 _UNFINISHED = ".writing-"
+_ATTEMPTS = 1000
 
 
 @contextlib.contextmanager
@@ -55,30 +62,52 @@ def locked(path: str | os.PathLike, busy: Callable[[], Any]) -> Iterator[None]:
         path: of the file; its folder exists.
         busy: called if somebody else holds the lock; it may raise, else the lock is waited for.
     """
-    try:
-        import fcntl
-    except ImportError:
+    if fcntl is None:
         yield
         return
     path = Path(path)
-    while True:
-        with path.open("ab") as held:
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                busy()
-                fcntl.flock(held, fcntl.LOCK_EX)
-            except OSError:
-                pass  # A disk that knows no locks.
+    for attempt in itertools.count(1):
+        with _opened(path) as held:
             # Who had the lock before has moved the file away, or deleted it: what is held then is no longer `path`.
-            if not path.exists() or not os.path.samestat(os.fstat(held.fileno()), path.stat()):
+            # Or the disk numbers its files anew each time it is asked, which no attempt will change.
+            if _lock(held, busy) and attempt < _ATTEMPTS and not _is_at(held, path):
                 continue
             try:
                 yield
             finally:
                 if path.exists() and not path.stat().st_size:
-                    path.unlink()
+                    with contextlib.suppress(PermissionError):  # Of somebody else, in a folder that keeps his files.
+                        path.unlink()
             return
+
+
+def _opened(path: Path) -> IO[bytes]:
+    """The file to lock, which is made where there is none, and may be one that somebody else's process left."""
+    try:
+        return path.open("ab")
+    except PermissionError:
+        if not path.exists():
+            raise
+        return path.open("rb")  # All that a lock needs.
+
+
+def _lock(held: IO[bytes], busy: Callable[[], Any]) -> bool:
+    """Waits for the lock; False at once on a disk that knows none."""
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        busy()
+        fcntl.flock(held, fcntl.LOCK_EX)
+    except OSError:
+        return False
+    return True
+
+
+def _is_at(held: IO[bytes], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(held.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def remove_unfinished(folder: str | os.PathLike) -> None:

@@ -6,6 +6,7 @@ A run folder keeps it as `run.json` beside the `.keras` files; an export keeps i
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +30,9 @@ class Metadata:
         colors: one (red, green, blue) in 0..255 for each class.
         input_size: (height, width) in pixels that pictures are resized to before the model sees them, or None to
             give the model each picture as it is.
+        shrunk_by: how many times as long the sides of the pictures that a segmentation was trained on were before they
+            were resized to the size of the training (median, by areas), such as 2.0 where they were halved; None where
+            it is not known, or they were not resized.
         config: the builder's arguments.
         tiled: whether a segmentation's file of one size sees pictures at their own resolution, in overlapping windows
             of that size, because its network was trained so; otherwise they are resized to it.
@@ -42,6 +46,7 @@ class Metadata:
     classes: tuple[str, ...] = ()
     colors: tuple[tuple[int, int, int], ...] = ()
     input_size: tuple[int, int] | None = None
+    shrunk_by: float | None = None
     config: dict[str, Any] | None = None
     tiled: bool = False
     tile_margin: tuple[int, int] | None = None
@@ -61,7 +66,7 @@ class Metadata:
         system, config, size = value.get("system", ""), value.get("config"), value.get("input_size")
         classes, colors = value.get("classes", []), value.get("colors", [])
         points = value.get("keypoint_names", [])
-        size = size or None
+        size, shrunk = size or None, value.get("shrunk_by")
         tiled, margin, stride = value.get("tiled", False), value.get("tile_margin"), value.get("tile_stride")
         rules = {
             "system must be a text": isinstance(system, str),
@@ -69,6 +74,8 @@ class Metadata:
             "colors must be a list of [red, green, blue] in 0..255": _is_list(colors)
             and all(_are_whole(color, 3, 0, 255) for color in colors),
             "input_size must be [height, width] in pixels": size is None or _are_whole(size, 2, 1, 2**31),
+            "shrunk_by must be a positive number": shrunk is None
+            or (type(shrunk) in (int, float) and 0 < shrunk < math.inf),
             "config must hold the arguments of a builder": config is None or isinstance(config, dict),
             "tiled must be true or false": isinstance(tiled, bool),
             "tile_margin must be [rows, columns] in pixels": margin is None or _are_whole(margin, 2, 0, 2**31),
@@ -83,6 +90,7 @@ class Metadata:
             classes=tuple(classes),
             colors=tuple(tuple(color) for color in colors),
             input_size=tuple(size) if size else None,
+            shrunk_by=shrunk,
             config=config,
             tiled=tiled,
             tile_margin=None if margin is None else tuple(margin),

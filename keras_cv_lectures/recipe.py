@@ -25,7 +25,7 @@ class TrainingOptions:
         optimizer: "adamw", "adam", "sgd" (Nesterov off) or "rmsprop" (as Show, Attend and Tell has it on Flickr8k: 0.95
             running means of gradient and square, centred, momentum 0.9).
         learning_rate: the highest of the schedule.
-        momentum: of "sgd".
+        momentum: of "sgd", 0..1.
         weight_decay: not applied to biases and normalisation; of "sgd" the factor of the weights in the gradient, after
             clipping (the L2 penalty of Caffe and PyTorch), of "adamw" and "rmsprop" decoupled; "adam" has none.
         schedule: "cosine", "poly" (power 0.9), "constant", or "steps", at whose `milestones` the rate falls.
@@ -125,12 +125,14 @@ class TrainingOptions:
             raise ValueError(
                 f"`evaluate_every` must be a number of epochs, or 0. Received: evaluate_every={self.evaluate_every!r}"
             )
-        for field in ("momentum", "weight_decay", "warmup_epochs", "clip_norm", "seed"):
+        for field in ("weight_decay", "warmup_epochs", "clip_norm", "seed"):
             if getattr(self, field) is not None and not getattr(self, field) >= 0:
                 raise ValueError(f"`{field}` must be at least 0. Received: {field}={getattr(self, field)!r}")
+        if not 0 <= self.momentum <= 1:
+            raise ValueError(f"`momentum` must be in 0..1. Received: momentum={self.momentum!r}")
         if not self.learning_rate > 0:
             raise ValueError(f"`learning_rate` must be positive. Received: learning_rate={self.learning_rate!r}")
-        stones = self.milestones if isinstance(self.milestones, tuple | list) else (self.milestones,)
+        stones = self.falls
         numbers = all(isinstance(epoch, int | float) for epoch in stones)
         if not numbers or sorted({0, *stones}) != [0, *stones] or (self.schedule == "steps" and not stones):
             raise ValueError(
@@ -146,6 +148,11 @@ class TrainingOptions:
             value = getattr(self, field)
             if value is not None and not (len(value) == 2 and all(isinstance(v, int) and v > 0 for v in value)):
                 raise ValueError(f"`{field}` must be (height, width) in pixels. Received: {field}={value!r}")
+
+    @property
+    def falls(self) -> tuple[float, ...]:
+        """The `milestones`, also where there is but one."""
+        return tuple(self.milestones) if isinstance(self.milestones, tuple | list) else (self.milestones,)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import tensorflow as tf
@@ -12,7 +11,7 @@ from command_line import call
 from conftest import ROOT
 
 import kcvl
-from kcvl import commands, demo, training
+from kcvl import advice, commands, demo, training
 from kcvl.advice import for_full_memory, for_unused_gpu
 from kcvl.parser import make_parser
 
@@ -117,10 +116,17 @@ def test_the_plan_of_a_training_names_what_computes(devices, replicas, told, mon
 def test_a_gpu_that_tensorflow_does_not_use_is_told(monkeypatch, tmp_path):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    there = Path("/dev/nvidia0").exists()
-    assert bool(for_unused_gpu(0)) == there
+    monkeypatch.setattr(advice, "_DEVICES", tmp_path)
+    (tmp_path / "nvidiactl").touch()
+    assert for_unused_gpu(0) == ""
+    (tmp_path / "dxg").touch()  # Windows lends GPUs of other makers by this name, too.
+    assert for_unused_gpu(0) == ""
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
+    assert for_unused_gpu(0)
+    (tmp_path / "dxg").unlink()
+    assert for_unused_gpu(0) == ""  # An image of a container holds the program without a device.
+    (tmp_path / "nvidia3").touch()
     assert "pip install 'tensorflow[and-cuda]~=2.21.0'" in for_unused_gpu(0)
     assert for_unused_gpu(1) == ""
     monkeypatch.setattr(training, "train", failing(KeyboardInterrupt()))

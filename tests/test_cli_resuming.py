@@ -21,6 +21,16 @@ def test_none_is_a_word_where_an_option_takes_words():
         option("loss", "none")
 
 
+def test_epochs_at_which_the_rate_falls_have_words_of_their_own():
+    def milestones(text):
+        return settings.parse_settings(SYSTEMS["unet"], ["schedule=steps", f"milestones={text}"])[1].milestones
+
+    assert [milestones(text) for text in ("4", "16x22", "4,6,8")] == [4, (16, 22), (4, 6, 8)]
+    told = r"`milestones` takes one epoch or several in ascending order, such as 12, 16x22 or 4,6,8. Received: '4x6x8'"
+    with pytest.raises(UsageError, match=told):
+        milestones("4x6x8")
+
+
 @pytest.mark.parametrize(
     ("epochs", "schedule", "told"),
     [

@@ -114,6 +114,8 @@ DESCRIPTIONS = {
     "a margin of one number": {"tile_margin": [4]},
     "a negative margin": {"tile_margin": [-4, 4]},
     "a stride of nothing": {"tile_stride": 0},
+    "a shrinkage of nothing": {"shrunk_by": 0},
+    "a shrinkage that is no number": {"shrunk_by": float("nan")},
     "tiles as a text": {"tiled": "yes"},
     "a system that is none": {"system": ["unet"]},
     "a list of settings": {"config": [1]},

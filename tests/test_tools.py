@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import dataclasses
 import importlib
 import json
@@ -16,6 +17,7 @@ import keras
 import pytest
 
 import keras_cv_lectures
+from keras_cv_lectures.training.optimizers import PenalizedSGD
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
 
@@ -35,6 +37,23 @@ def test_every_tool_finds_what_it_imports_and_has_the_options_that_it_shows(tool
     assert not missing
 
 
+@pytest.mark.parametrize("path", sorted(TOOLS.glob("*.py")), ids=lambda path: path.stem)
+def test_every_name_of_the_package_that_a_tool_imports_exists(path):
+    """Also inside functions, which run after minutes of other measurements."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names = []
+        if isinstance(node, ast.ImportFrom):
+            modules, names = [node.module], [alias.name for alias in node.names]
+        for module in modules:
+            if module.split(".")[0] not in ("keras_cv_lectures", "kcvl"):
+                continue
+            found = importlib.import_module(module)
+            for name in names:
+                if not hasattr(found, name):
+                    importlib.import_module(f"{module}.{name}")
+
+
 def test_the_input_benchmark_measures_the_training_that_its_options_ask_for(tool, monkeypatch):
     steps = []
     monkeypatch.setattr(keras.Model, "train_on_batch", lambda model, x, y: steps.append((model, x, y)))
@@ -48,7 +67,7 @@ def test_the_input_benchmark_measures_the_training_that_its_options_ask_for(tool
     assert x.shape[1] > y.shape[1] >= 24
     assert model.compute_output_shape(x.shape)[:3] == tuple(y.shape[:3])
     assert y.shape[3] == 2
-    assert (type(model.optimizer), model.optimizer.momentum) == (keras.optimizers.SGD, 0.5)
+    assert (type(model.optimizer), model.optimizer.momentum) == (PenalizedSGD, 0.5)
 
 
 def test_functions_take_turns_in_one_process(tool):

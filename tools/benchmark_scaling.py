@@ -310,7 +310,7 @@ def _distributed_step(arguments, kind: str) -> Callable[[], Any]:
         device = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(device, [tf.config.LogicalDeviceConfiguration()] * 2)
     from keras_cv_lectures.training import make_strategy
-    from keras_cv_lectures.training.loop import _sharded
+    from keras_cv_lectures.training.feeding import sharded
     from keras_cv_lectures.training.multiworker import repair_fit
 
     strategy = make_strategy("none" if kind == "one" else "mirrored" if kind == "mirrored" else "multiworker")
@@ -321,7 +321,7 @@ def _distributed_step(arguments, kind: str) -> Callable[[], Any]:
         model = repair_fit(model)
         _compile(recipe, model, setting.classes)
     examples = tf.data.Dataset.from_tensor_slices(_batch(setting)).repeat()
-    batches = _sharded(examples.batch(arguments.batch, drop_remainder=True))
+    batches = sharded(examples.batch(arguments.batch, drop_remainder=True))
     model.fit(batches, steps_per_epoch=1, epochs=1, verbose=0)  # Builds what follows calls.
     iterator = iter(strategy.experimental_distribute_dataset(batches))
     return lambda: np.asarray(model.train_function(iterator)["loss"])

@@ -24,6 +24,11 @@ def picture_files(folder: str | os.PathLike) -> list[Path]:
     """
     folder = Path(folder)
     found = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    if not found and any(folder.glob(f"*{ARRAY_SUFFIX}")):
+        raise DataError(
+            f"{folder} holds no pictures ({', '.join(IMAGE_SUFFIXES)}), but arrays, which may be masks. If they are "
+            f"pictures, name the files: {folder}/*{ARRAY_SUFFIX}."
+        )
     if not found:
         raise DataError(
             f"{folder} holds no pictures ({', '.join(IMAGE_SUFFIXES)}). Pictures in folders below it are not looked "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -38,8 +39,9 @@ from keras_cv_lectures.runners import Runner
 
 Colors = Sequence[tuple[int, int, int]]
 Result = SegmentationResult | DetectionResult | CaptionResult
+# Sides so many times as long as in training show things that the network does not know so.
+_OTHER_SCALE = 1.5
 # Probabilities of a tiled picture are kept up to this size, and made again when asked for above it.
-_OTHER_SCALE = 1.5  # A picture so many times as large as in training shows things that the network does not know so.
 _KEPT_BYTES = 64 * 2**20
 
 
@@ -65,8 +67,9 @@ def predict(
       that its card names: where the margin holds the receptive field, that equals the run's answer but near the
       picture's border, beyond which windows see a mirror image;
     * with `tile`, it is predicted at its own resolution in overlapping windows (see `predict_tiled`), in memory of the
-      network that does not grow with the picture; a `KcvlWarning` says so, once, where the training size is known and
-      the picture is larger by half or more, since the network then sees another scale;
+      network that does not grow with the picture; a `KcvlWarning` says so, once, where the sides of the picture are
+      longer by half or more than the training size, and those of the pictures trained on were, too (or it is not
+      known), since the network then sees another scale;
     * a network of valid convolutions, whose answer is smaller than what it sees, always gets overlapping windows with
       mirrored borders, so that its answer covers the whole picture.
 
@@ -154,12 +157,14 @@ class _Predictor:
         if self._is_tiled():
             for image in images:
                 picture, name = read_picture(image)
-                self._warn_of_scale(picture.shape[:2])
                 if self._is_one_window(picture):
                     outputs = self.runner(self._adapted(picture)[None])
-                    yield self._result(picture, name, segmentation_output(outputs, "probabilities", self.runner)[0])
+                    probabilities = segmentation_output(outputs, "probabilities", self.runner)[0]
+                    result = self._result(picture, name, probabilities)
                 else:
-                    yield self._tiled(picture, name, size if self.tile is None else None)
+                    result = self._tiled(picture, name, size if self.tile is None else None)
+                self._warn_of_scale(picture.shape[:2])  # Now it is known to be no detector.
+                yield result
             return
         # Pictures of several sizes cannot share a batch unless they are brought to one.
         for batch in _batches(images, self.batch_size if size else 1):
@@ -219,15 +224,20 @@ class _Predictor:
 
     def _warn_of_scale(self, seen: tuple[int, int]) -> None:
         """Says once a model that windows of a picture of size `seen` show things larger than in training."""
-        size = self.runner.metadata.input_size
-        if self.tile is None or size is None or max(s / n for s, n in zip(seen, size, strict=True)) < _OTHER_SCALE:
+        size, shrunk = self.runner.metadata.input_size, self.runner.metadata.shrunk_by
+        if self.tile is None or size is None or math.sqrt(math.prod(seen) / math.prod(size)) < _OTHER_SCALE:
+            return
+        if shrunk is not None and shrunk < _OTHER_SCALE:  # Patches, cut out of pictures as large as this one.
             return
         if not self.runner.facts.get("scale_told"):  # Not of every picture of a folder.
             self.runner.facts["scale_told"] = True
+            made_for = f"{size[0]}x{size[1]} (height x width). Tiles see {seen[0]}x{seen[1]} unshrunk"
             warnings.warn(
-                f"this model is made for pictures brought to {size[0]}x{size[1]} (height x width); tiles see "
-                f"{seen[0]}x{seen[1]} unshrunk, where everything is larger than it learned. Train with crop_size alone "
-                "for tiles, or leave `tile` (--tile) out.",
+                f"this model is made for pictures brought to {made_for}: if pictures were shrunk in training, too, "
+                "everything is larger than it learned. Then train with crop_size alone for tiles."
+                if shrunk is None
+                else f"this model's pictures were shrunk in training to about 1/{shrunk:.2g} of their sides, to "
+                f"{made_for}, where everything is larger than it learned. Train with crop_size alone for tiles.",
                 KcvlWarning,
                 stacklevel=4,
             )

@@ -187,8 +187,15 @@ class Checkpoints(keras.callbacks.Callback):
         """Whether epochs so far have a `monitor` that only validation data give."""
         return not self.sometimes and self._key().startswith("val_")
 
-    def without_gain(self) -> bool:
-        """Whether `patience` has ended the training, by the history, which a continued run has too."""
+    def without_gain(self, *, validated: bool = False) -> bool:
+        """Whether `patience` has ended the training, by the history, which a continued run has too.
+
+        Args:
+            validated: whether the next epoch has validation data: a `monitor` of these is then not judged by the
+                training values of epochs that had none.
+        """
+        if validated and self._key() != self.monitor:
+            return False
         measured = [(row["epoch"], value) for row in self.history if (value := self._value(row)) is not None]
         finite = [(epoch, value) for epoch, value in measured if math.isfinite(value)]
         if self.patience is None or not finite:

@@ -18,7 +18,7 @@ from keras_cv_lectures.data.headers import picture_sizes
 from keras_cv_lectures.data.objects import without_sides
 from keras_cv_lectures.errors import DataError, KcvlWarning, ModelError
 from keras_cv_lectures.files import locked
-from keras_cv_lectures.metadata import read_metadata
+from keras_cv_lectures.metadata import RUN_FILE, read_metadata, read_run
 from keras_cv_lectures.preprocessing import Augmentation, resize_rule
 from keras_cv_lectures.recipe import Recipe, TrainingOptions
 from keras_cv_lectures.text import SPECIAL_WORDS
@@ -250,6 +250,35 @@ def warn_of_cut_pictures(source: Source, sizes: tuple[int, float] | None, canvas
     )
 
 
+def warn_of_a_rate_that_stays(options: TrainingOptions) -> None:
+    """Says so where the rate of schedule=steps never falls; a training may be continued with more epochs."""
+    if options.schedule == "steps" and min(options.falls) >= options.epochs:
+        warnings.warn(
+            f"the rate never falls: milestones={options.milestones!r} begin when the training of epochs="
+            f"{options.epochs} has ended. Choose milestones below {options.epochs}, unless it will be continued with "
+            "more epochs.",
+            KcvlWarning,
+            stacklevel=3,
+        )
+
+
+def warn_of_stronger_decay(out: Path, options: TrainingOptions) -> None:
+    """Says so where the run in `out`, which is continued, was begun when momentum did not amplify the decay of sgd."""
+    begun = read_run(out).get("options") if (out / RUN_FILE).exists() else None
+    # `milestones` came with that change.
+    if not isinstance(begun, dict) or "milestones" in begun or begun.get("weight_decay") != options.weight_decay:
+        return
+    if options.optimizer == "sgd" and options.weight_decay and 0 < options.momentum < 1:
+        kept = 1 - options.momentum
+        warnings.warn(
+            "this run was begun by a version whose sgd took the weight decay off beside the momentum; now it goes "
+            f"through the momentum, as in PyTorch, and weighs {1 / kept:g} times as much. weight_decay="
+            f"{options.weight_decay * kept:g} goes on as before.",
+            KcvlWarning,
+            stacklevel=3,
+        )
+
+
 def warn_of_unmirrored_keypoints(source: Source, augmentation: Augmentation) -> None:
     """Says so where pictures of `source` are mirrored and none of their keypoints changes places with another."""
     mirrored = augmentation.flip > 0 or augmentation.flip_vertical > 0
@@ -267,7 +296,9 @@ __all__ = [
     "check_sources",
     "check_words",
     "sole_training",
+    "warn_of_a_rate_that_stays",
     "warn_of_cut_pictures",
     "warn_of_shared_pictures",
+    "warn_of_stronger_decay",
     "warn_of_unmirrored_keypoints",
 ]

@@ -34,8 +34,10 @@ from keras_cv_lectures.training.checks import (
     check_sources,
     check_words,
     sole_training,
+    warn_of_a_rate_that_stays,
     warn_of_cut_pictures,
     warn_of_shared_pictures,
+    warn_of_stronger_decay,
     warn_of_unmirrored_keypoints,
 )
 from keras_cv_lectures.training.features import trained_on_features
@@ -43,7 +45,7 @@ from keras_cv_lectures.training.feeding import keys_of, sharded, validation_batc
 from keras_cv_lectures.training.multiworker import repair_fit
 from keras_cv_lectures.training.optimizers import make_optimizer, stand_at
 from keras_cv_lectures.training.scores import VALIDATION, EpochScores
-from keras_cv_lectures.training.sizes import input_size
+from keras_cv_lectures.training.sizes import input_size, shrunk_by
 from keras_cv_lectures.training.strategies import is_chief, make_strategy
 
 
@@ -130,6 +132,7 @@ def train(
         if size_told:
             warnings.warn(size_told, KcvlWarning, stacklevel=2)
         warn_of_shared_pictures(train_source, val_source)
+        warn_of_a_rate_that_stays(options)
     config = _fitted(recipe, {**recipe.config, **(config or {})}, options, train_source, out if resume else None)
     classes, colors = recipe.names(train_source, options)
     if not classes:
@@ -180,6 +183,8 @@ def train(
             first_epoch = checkpoints.restore(model) if resume else 0
             if first_epoch:
                 stand_at(model.optimizer, first_epoch * steps)
+        if chief and 0 < first_epoch < options.epochs:
+            warn_of_stronger_decay(out, options)
         if chief and val_source is None and first_epoch < options.epochs and checkpoints.was_validated():
             warnings.warn(
                 f"the epochs so far were judged by {options.keep_best}, and without validation data none of those to "
@@ -199,6 +204,7 @@ def train(
             colors=colors,
             input_size=options.input_size,
             config=_told(config),
+            shrunk_by=shrunk_by(pictures, options.input_size) if "mask" in recipe.keys else None,
             keypoint_names=train_source.keypoint_names if "keypoints" in recipe.keys else (),
         )
         if chief:
@@ -249,7 +255,7 @@ def train(
             context=context(steps),
         )
         checkpoints.started = time.perf_counter()
-        if first_epoch < options.epochs and not checkpoints.without_gain():
+        if first_epoch < options.epochs and not checkpoints.without_gain(validated=val_source is not None):
             with _readable_errors(strategy), warnings.catch_warnings():
                 # Keras says so of validation data whose batches cannot be counted beforehand.
                 warnings.filterwarnings("ignore", message="Your input ran out of data")

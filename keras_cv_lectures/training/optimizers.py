@@ -19,7 +19,7 @@ def make_optimizer(options: TrainingOptions, steps_per_epoch: int) -> keras.opti
     }
     decay = options.weight_decay or None
     kind, settings = {
-        "sgd": (PenalizedSGD, {"momentum": options.momentum, "weight_decay": decay}),
+        "sgd": (PenalizedSGD, {"momentum": float(options.momentum), "weight_decay": decay}),
         "rmsprop": (
             keras.optimizers.RMSprop,
             {"rho": 0.95, "momentum": 0.9, "centered": True, "epsilon": 1e-4, "weight_decay": decay},
@@ -80,8 +80,7 @@ def make_schedule(options: TrainingOptions, steps_per_epoch: int):
             warmup_steps=warmup,
         )
     if options.schedule == "steps":
-        stones = options.milestones if isinstance(options.milestones, tuple | list) else (options.milestones,)
-        falls = [round(epoch * steps_per_epoch) for epoch in stones]
+        falls = [round(epoch * steps_per_epoch) for epoch in options.falls]
         return Steps(options.learning_rate, warmup, falls, options.milestone_factor)
     return WarmUp(options.learning_rate, warmup, total, 0.9 if options.schedule == "poly" else 0.0)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -80,4 +82,15 @@ def input_size(
     return choose_input_size(recipe, source, options, config)
 
 
-__all__ = ["LONGEST_SIDE", "choose_input_size", "input_size"]
+def shrunk_by(source: Source, size: tuple[int, int] | None) -> float | None:
+    """How many times as long the sides of pictures of `source` are as at `size` (height, width), by their areas.
+
+    The median of those looked at; None without a size.
+    """
+    if size is None:
+        return None
+    area = math.prod(size)
+    return round(statistics.median(math.sqrt(math.prod(s) / area) for s in picture_sizes(source).elements()), 3)
+
+
+__all__ = ["LONGEST_SIDE", "choose_input_size", "input_size", "shrunk_by"]

@@ -54,7 +54,10 @@ def test_arrays_are_mapped_and_not_read(array, tmp_path):
     mapped.flush()
     assert of_file[3, 4, 2] == mapped[3, 4, 2] != array[3, 4, 2]
     # Masks may lie beside the pictures as arrays.
-    with pytest.raises(DataError, match="holds no pictures"):
+    with pytest.raises(DataError, match=r"holds no pictures .*name the files: .*/\*\.npy\."):
+        picture_files(tmp_path)
+    (tmp_path / "scan.npy").unlink()
+    with pytest.raises(DataError, match="Pictures in folders below it are not looked for"):
         picture_files(tmp_path)
 
 
@@ -90,17 +93,28 @@ def test_the_program_for_slides_larger_than_memory(tmp_path, monkeypatch):
 
 def test_windows_at_another_scale_than_the_training_are_said_once(rng):
     runner = load_runner(build_unet((None, None, 3), 2, filters=2, depth=1))
-    trained = dataclasses.replace(runner, metadata=dataclasses.replace(runner.metadata, input_size=(8, 12)), facts={})
-    larger, close = (rng.integers(0, 256, size, np.uint8) for size in ((12, 12, 3), (11, 17, 3)))
+    trained = _trained(runner)
+    sizes = (12, 18, 3), (11, 17, 3), (12, 8, 3)
+    larger, close, portrait = (rng.integers(0, 256, size, np.uint8) for size in sizes)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         predict(trained, close, tile=32)
+        predict(trained, portrait, tile=32)
         predict(trained, larger)
         predict(runner, larger, tile=32)
+        predict(_trained(runner, shrunk_by=1.4), np.tile(larger, (4, 4, 1)), tile=32)  # A slide, after patches of it.
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", KcvlWarning)
         list(predict(trained, [larger, np.repeat(larger, 2, axis=0)], tile=32))
         predict(trained, larger, tile=32)
     (message,) = (str(warning.message) for warning in told)
-    assert "made for pictures brought to 8x12 (height x width); tiles see 12x12 unshrunk" in message
-    assert "Train with crop_size alone for tiles" in message
+    assert "to 8x12 (height x width). Tiles see 12x18 unshrunk: if pictures were shrunk in training, too" in message
+    with pytest.warns(KcvlWarning, match="shrunk in training to about 1/2.5 of their sides, to 8x12 .height x width."):
+        predict(_trained(runner, shrunk_by=2.5), larger, tile=32)
+
+
+def _trained(runner, **facts):
+    """`runner` as of a run with pictures of 8x12."""
+    return dataclasses.replace(
+        runner, metadata=dataclasses.replace(runner.metadata, input_size=(8, 12), **facts), facts={}
+    )

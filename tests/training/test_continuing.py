@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from kcvl.resuming import resumption
 from keras_cv_lectures.data import shapes_source
 from keras_cv_lectures.errors import KcvlWarning
 from keras_cv_lectures.files import write_json
@@ -19,6 +20,7 @@ from keras_cv_lectures.recipe import TrainingOptions
 from keras_cv_lectures.systems import SYSTEMS
 from keras_cv_lectures.training import train
 from keras_cv_lectures.training.callbacks import Checkpoints
+from keras_cv_lectures.training.checks import warn_of_stronger_decay
 from keras_cv_lectures.training.optimizers import Shifted, make_optimizer, make_schedule, stand_at
 
 OPTIONS = TrainingOptions(
@@ -100,6 +102,7 @@ def test_what_a_continued_training_keeps(tmp_path):
     assert (tmp_path / "best.keras").read_bytes() == best
     described = json.loads((run.folder / "run.json").read_text())
     assert (described["input_size"], described["train_root"]) == ([16, 16], None)
+    assert described["shrunk_by"] == 1.225  # Of 24x16 the root of 3 / 2.
 
 
 @pytest.mark.parametrize("kind", ["cosine", "poly", "constant", "steps"])
@@ -145,6 +148,39 @@ def test_training_scores_are_not_compared_with_validation_scores(tmp_path):
     assert (found.best, found.kept["epoch"], found.model.stop_training) == (0.5, 3, True)
     found = _told(tmp_path, unvalidated, {"mean_iou": 0.8})
     assert (found.best, found.kept["epoch"], found.was_validated()) == (0.9, 1, False)
+
+
+def test_patience_by_training_values_does_not_end_what_is_validated_now(tmp_path):
+    """The first two epochs have no validation data, and the second no gain."""
+    _train(tmp_path, epochs=2, keep_best="val_mean_iou", patience=2, learning_rate=1e-9)
+    state = json.loads((tmp_path / "checkpoint/state.json").read_text())
+    for row, value in zip(state["history"], (0.9, 0.8), strict=True):
+        row["mean_iou"] = value
+    write_json(tmp_path / "checkpoint/state.json", state)
+    options = dataclasses.replace(OPTIONS, keep_best="val_mean_iou", patience=1)
+    told = [resumption(tmp_path, options, validated=validated) for validated in (False, True)]
+    assert told == ["patience=1 ended it after epoch 2; --set patience=3 would go on", "continuing after epoch 2"]
+    val = shapes_source(2, size=(16, 16), seed=5)
+    run = _train(tmp_path, val=val, resume=True, keep_best="val_mean_iou", patience=1)
+    assert ["val_mean_iou" in row for row in run.history] == [False, False, True]
+
+
+def test_a_begun_run_whose_weights_decay_more_now_is_told(tmp_path):
+    """Through a momentum of 0.75 a weight loses four times what it did beside it: 1 / (1 - 0.75)."""
+    options = {"optimizer": "sgd", "momentum": 0.75, "weight_decay": 1e-3}
+    _train(tmp_path, epochs=1, **options)
+    run = json.loads((tmp_path / "run.json").read_text())
+    older = {key: value for key, value in run["options"].items() if not key.startswith("milestone")}
+    write_json(tmp_path / "run.json", {**run, "options": older})
+    chosen, plain = {**options, "weight_decay": 2.5e-4}, {**options, "momentum": 0.0}
+    for quiet in (chosen, plain, {**options, "optimizer": "adamw"}):
+        warn_of_stronger_decay(tmp_path, TrainingOptions(**quiet))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", KcvlWarning)
+        _train(tmp_path, epochs=2, resume=True, **options)
+    (message,) = (str(each.message) for each in told if each.category is KcvlWarning)
+    assert message.endswith("and weighs 4 times as much. weight_decay=0.00025 goes on as before.")
+    warn_of_stronger_decay(tmp_path, TrainingOptions(**options))  # It was told once.
 
 
 def test_what_chose_the_kept_epoch_outlives_another_keep_best(tmp_path):

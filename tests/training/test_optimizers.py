@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import warnings
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_cv_lectures.errors import KcvlWarning
 from keras_cv_lectures.recipe import TrainingOptions
+from keras_cv_lectures.training.checks import warn_of_a_rate_that_stays
 from keras_cv_lectures.training.optimizers import make_optimizer, make_schedule
 
 RATE, DECAY, MOMENTUM = 0.1, 0.5, 0.9
@@ -84,6 +87,15 @@ def test_the_gradient_of_a_table_decays_all_its_rows():
     np.testing.assert_allclose(table, by_hand([np.array([0.0, 1.0])], DECAY), rtol=1e-6)
 
 
+@pytest.mark.parametrize("momentum", [0, 1])
+def test_momentum_may_be_a_whole_number(momentum):
+    """As the command line reads it. Two steps of a gradient of 1 at a rate of 1/8: 1 + 1 of them, or 1 + 2."""
+    optimizer, (kernel, _) = made(momentum=momentum, weight_decay=0.0, learning_rate=0.125)
+    for _ in range(2):
+        optimizer.apply([np.ones(2, "float32")] * 2)
+    np.testing.assert_allclose(kernel, [3 - (2 + momentum) * 0.125, 4 - (2 + momentum) * 0.125])
+
+
 def test_it_is_kept_in_a_file():
     again = keras.optimizers.deserialize(keras.optimizers.serialize(made()[0]))
     assert (type(again).__name__, again.weight_decay, again.momentum) == ("PenalizedSGD", DECAY, MOMENTUM)
@@ -116,3 +128,19 @@ def test_a_rate_that_falls_by_hand():
 def test_milestones_that_are_none(options, message):
     with pytest.raises(ValueError, match=message):
         TrainingOptions(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"schedule": "steps", "milestones": (16, 22), "epochs": 12}, True),
+        ({"schedule": "steps", "milestones": 12, "epochs": 12}, True),
+        ({"schedule": "steps", "milestones": (11.5, 22), "epochs": 12}, False),
+        ({"schedule": "cosine", "milestones": (16, 22), "epochs": 12}, False),
+    ],
+)
+def test_a_rate_that_never_falls_is_told(options, told):
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always", KcvlWarning)
+        warn_of_a_rate_that_stays(TrainingOptions(**options))
+    assert [str(w.message).startswith("the rate never falls: milestones=") for w in found] == [True] * told

@@ -15,7 +15,7 @@ from keras_cv_lectures.errors import DataError, KcvlWarning
 from keras_cv_lectures.recipe import TrainingOptions
 from keras_cv_lectures.systems import SYSTEMS
 from keras_cv_lectures.training import loop, train
-from keras_cv_lectures.training.sizes import choose_input_size
+from keras_cv_lectures.training.sizes import choose_input_size, shrunk_by
 
 SMALL, LARGE = (16, 24), (32, 24)
 
@@ -81,6 +81,13 @@ def test_large_pictures_are_shrunk_to_512_pixels():
     options, told = choose_input_size(SYSTEMS["unet"], source, TrainingOptions())
     assert options.input_size == (512, 320)
     assert told == "pictures of 1024x640 are shrunk to 512x320; input_size=(height, width) chooses another size."
+
+
+def test_how_much_pictures_are_shrunk_is_the_median(mixed):
+    """Two of 32x24 and eight of 16x24, all brought to 8x12: the root of 384 / 96."""
+    assert shrunk_by(mixed, (8, 12)) == 2.0
+    assert shrunk_by(mixed.subset([0], "one"), (16, 24)) == 1.414  # The root of two.
+    assert shrunk_by(mixed, None) is None
 
 
 def test_what_an_encoder_said_of_pictures_has_no_size_to_choose():

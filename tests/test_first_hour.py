@@ -265,7 +265,7 @@ def test_masks_of_several_shapes_in_one_compiled_model_are_explained():
     def traced(labels, logits):
         return loss.call(labels, logits)
 
-    with pytest.raises(ModelError, match=r"Call model\.compile again"):
+    with pytest.raises(ModelError, match=r"call model\.compile again"):
         traced(tf.zeros((1, 4, 4)), tf.zeros((1, 4, 4, 3)))
 
 

@@ -76,7 +76,7 @@ def test_which_files_have_weights_of_the_backbone():
 
 
 def test_the_stage_for_the_authors_weights_is_conv5_4():
-    (stage,) = re.findall(r'annotation_stage="(c\d)"', load_caption_weights.__doc__)
+    (stage,) = re.findall(r'annotation_stage="(c\d)"`, the default', load_caption_weights.__doc__)
     encoder = caption_encoder((224, 224, 3), "vgg19", stage=stage)
     assert encoder.get_layer("backbone").layers[-1].name == "block5_conv4"
     assert encoder.output_shape == (None, 14, 14, 512)

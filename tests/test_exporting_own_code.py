@@ -154,6 +154,14 @@ def test_layers_inside_layers_compute_in_float32(inside):
     assert in_float32(copy) is copy
 
 
+def test_operations_between_the_layers_are_made_again():
+    image = keras.Input((None, None, 3))
+    model = keras.Model(image, keras.layers.Conv2D(2, 1, dtype="mixed_bfloat16")(image / 2.0))
+    copy = in_float32(model)
+    kernel, bias = model.get_weights()
+    np.testing.assert_allclose(copy(X), (X / 2) @ kernel[0, 0] + bias, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("layer", "message"),
     [

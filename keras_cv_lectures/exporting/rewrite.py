@@ -84,7 +84,8 @@ def _copy(
         # A layer's own code raises whatever it raises.
         except Exception as error:
             raise _not_copied(model, layer, error) from error
-        _to_float32(twin)
+        if isinstance(twin, keras.layers.Layer):  # An operation of `keras.ops` computes in what it is given.
+            _to_float32(twin)
         return twin
 
     def made_again(layer: keras.layers.Layer) -> keras.layers.Layer:

@@ -22,7 +22,11 @@ from keras_cv_lectures.layers import (
     RestoreScale,
 )
 from keras_cv_lectures.layers.detection import picture_size, scale_places
+from keras_cv_lectures.layers.portable import wants_portable_operators
 from keras_cv_lectures.postprocessing.detection import canvas_color
+
+# Of the search for a keypoint's pixel in TensorFlow Lite; trained heads' maps take one or two.
+_ROUNDS_IN_FILES = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -285,6 +289,9 @@ class MasksOfLabels(keras.layers.Layer):
 class Peaks(keras.layers.Layer):
     """The highest place of every keypoint's heat map, in the pixels of the region's box.
 
+    In TensorFlow Lite two rounds of the search have to do, which find the place in trained heads' maps; in noise they
+    may miss it.
+
     Input: [logits (B, D, h, w, K), boxes (B, D, 4), labels (B, D), -1 where there is no region].
     Output: (B, D, K, 3): x, y, and the logit there; zero where there is no region.
     """
@@ -294,7 +301,10 @@ class Peaks(keras.layers.Layer):
 
     def call(self, inputs):
         logits, boxes, labels = inputs
-        return heatmaps_to_keypoints(logits, boxes) * ops.cast(labels >= 0, "float32")[..., None, None]
+        # TensorFlow's quantizer crashes at a loop here.
+        written_out = keras.backend.backend() == "tensorflow" and wants_portable_operators()
+        points = heatmaps_to_keypoints(logits, boxes, rounds=_ROUNDS_IN_FILES if written_out else None)
+        return points * ops.cast(labels >= 0, "float32")[..., None, None]
 
     def compute_output_shape(self, input_shape):
         logits = input_shape[0]

@@ -62,7 +62,9 @@ def keypoint_targets(keypoints: Tensor, boxes: Tensor, matched: Tensor, size: in
     return ops.cast(index, "int32"), inside
 
 
-def heatmaps_to_keypoints(heatmaps: Tensor, boxes: Tensor, *, candidates: int = 8, max_extent: int = 1344) -> Tensor:
+def heatmaps_to_keypoints(
+    heatmaps: Tensor, boxes: Tensor, *, candidates: int = 8, rounds: int | None = None, max_extent: int = 1344
+) -> Tensor:
     """The most likely place of each keypoint: the highest pixel of its heatmap resized to its box.
 
     torchvision's decoding: the map is resized bicubically to the box's whole number of pixels, rounded up and at least
@@ -78,6 +80,9 @@ def heatmaps_to_keypoints(heatmaps: Tensor, boxes: Tensor, *, candidates: int = 
       heatmaps: (..., R, h, w, K) logits; h, w and K must be known.
       boxes: (..., R, 4) `(x1, y1, x2, y2)` in pixels.
       candidates: squares that are looked at in a round, at least 1; changes time and memory, not the result.
+      rounds: no more than these, at least 1, written out one after another instead of as a loop, for converters that
+        have none; the highest pixel may then be missed where more squares than were looked at are nearly as high, as in
+        noise. None: as many as it takes.
       max_extent: boxes up to this many pixels wide and high are searched pixel by pixel; of larger ones every second
         pixel is seen, beyond twice as many every third one, and so on. Memory grows with its square.
 
@@ -134,7 +139,11 @@ def heatmaps_to_keypoints(heatmaps: Tensor, boxes: Tensor, *, candidates: int = 
     # The first round is outside of the loop, so that most maps never enter it.
     none, last = ops.zeros_like(bounds[:, 0]), ops.zeros_like(bounds[:, :1], "int32")
     state = look(ops.full_like(bounds[:, :1], np.inf), last, none + _LOWEST, none, none)
-    _, _, score, y, x = ops.while_loop(open_, look, state)
+    if rounds is None:
+        state = ops.while_loop(open_, look, state)
+    for _ in range((rounds or 1) - 1):
+        state = look(*state)
+    _, _, score, y, x = state
     return ops.reshape(ops.stack([columns.coordinate(x), rows.coordinate(y), score], axis=-1), shape)
 
 

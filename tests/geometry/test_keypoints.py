@@ -89,8 +89,10 @@ def test_peaks_are_found_exactly():
     distance = (cells[:, None, None] + 0.5 - places[0]) ** 2 + (cells[None, :, None] + 0.5 - places[1]) ** 2
     maps = (10 * np.exp(-distance / 8) + smooth_maps(60, 28, 3, 1)).astype("float32")
     boxes = random_boxes(60, 3, 300, 2)
-    found = heatmaps_to_keypoints(maps, boxes, max_extent=308)
-    np.testing.assert_allclose(found, heatmaps_to_keypoints_numpy(maps, boxes), atol=1e-3)
+    exact = heatmaps_to_keypoints_numpy(maps, boxes)
+    for rounds in (None, 2):  # As in a loop, and as in a file.
+        found = heatmaps_to_keypoints(maps, boxes, rounds=rounds, max_extent=308)
+        np.testing.assert_allclose(found, exact, atol=1e-3, err_msg=f"{rounds=}")
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -102,6 +104,11 @@ def test_noise_is_decoded_exactly(seed):
     found = np.array(heatmaps_to_keypoints(maps, boxes, max_extent=160))
     np.testing.assert_allclose(found[..., :2], exact[..., :2], atol=1e-3)
     np.testing.assert_allclose(found[..., 2], exact[..., 2], atol=1e-4)
+    few, more = (
+        heatmaps_to_keypoints(maps, boxes, candidates=2, rounds=rounds, max_extent=160)[..., 2] for rounds in (1, 40)
+    )
+    assert np.all(few <= exact[..., 2] + 1e-4)
+    np.testing.assert_allclose(more, exact[..., 2], atol=1e-4)
 
 
 def test_the_first_of_equal_pixels_is_found():

@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+# In the order of tests/conftest.py: the longest first.
+PARALLEL = --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: demo test slow lint format notebooks clean
 
@@ -9,12 +11,12 @@ demo: $(VENV)/installed
 	$(BIN)/kcvl demo
 
 test: $(VENV)/installed-test lint
-	$(BIN)/pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/pytest $(PARALLEL)
 
 # Some tests need two devices, the rest runs on what a user has (tests/conftest.py).
 slow: $(VENV)/installed-test
-	$(BIN)/pytest -m "slow and replicas" --numprocesses 2 --dist loadgroup
-	$(BIN)/pytest -m "slow and not replicas" --numprocesses 2 --dist loadgroup
+	$(BIN)/pytest -m "slow and replicas" $(PARALLEL)
+	$(BIN)/pytest -m "slow and not replicas" $(PARALLEL)
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import socket
+from collections import Counter
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -119,13 +120,19 @@ def float64_policy():
 def pytest_collection_modifyitems(items):
     """With `--dist loadgroup` one process runs all of a file, or, in the contract suite, all of one system.
 
-    Long tests that share nothing have a group of their own, and go first, so that no process waits for one at the end.
+    Long tests that share nothing have a group of their own, and go first, and then the groups with most tests, so that
+    no process waits for another one at the end. (Left to itself xdist has single tests last: --no-loadscope-reorder.)
     """
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    groups = {}
     for item in items:
         system = item.callspec.params.get("recipe") if hasattr(item, "callspec") else None
         whole = item.nodeid if item.get_closest_marker("long") else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(system if isinstance(system, str) else whole))
+        groups[item] = system if isinstance(system, str) else whole
+        item.add_marker(pytest.mark.xdist_group(groups[item]))
+    # The tiers run apart.
+    parts = {item: (groups[item], item.get_closest_marker("slow") is None) for item in items}
+    sizes = Counter(parts.values())
+    items.sort(key=lambda item: (item.get_closest_marker("long") is None, -sizes[parts[item]]))
 
 
 def pytest_collection_finish():

@@ -25,8 +25,8 @@ from keras_cv_lectures.layers.detection import picture_size, scale_places
 from keras_cv_lectures.layers.portable import wants_portable_operators
 from keras_cv_lectures.postprocessing.detection import canvas_color
 
-# Of the search for a keypoint's pixel in TensorFlow Lite; trained heads' maps take one or two.
-_ROUNDS_IN_FILES = 2
+# Of the search for a keypoint's pixel in TensorFlow Lite: trained heads' maps take one or two, random heads' more.
+_ROUNDS_IN_FILES = 6
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -289,7 +289,7 @@ class MasksOfLabels(keras.layers.Layer):
 class Peaks(keras.layers.Layer):
     """The highest place of every keypoint's heat map, in the pixels of the region's box.
 
-    In TensorFlow Lite two rounds of the search have to do, which find the place in trained heads' maps; in noise they
+    In TensorFlow Lite six rounds of the search have to do, which find the place in trained heads' maps; in noise they
     may miss it.
 
     Input: [logits (B, D, h, w, K), boxes (B, D, 4), labels (B, D), -1 where there is no region].

@@ -90,7 +90,7 @@ def test_peaks_are_found_exactly():
     maps = (10 * np.exp(-distance / 8) + smooth_maps(60, 28, 3, 1)).astype("float32")
     boxes = random_boxes(60, 3, 300, 2)
     exact = heatmaps_to_keypoints_numpy(maps, boxes)
-    for rounds in (None, 2):  # As in a loop, and as in a file.
+    for rounds in (None, 2):  # In a loop, and less than in a file.
         found = heatmaps_to_keypoints(maps, boxes, rounds=rounds, max_extent=308)
         np.testing.assert_allclose(found, exact, atol=1e-3, err_msg=f"{rounds=}")
 

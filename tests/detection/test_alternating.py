@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_detectors import body, small_faster_rcnn
 
 from keras_cv_lectures.data import to_dataset
 from keras_cv_lectures.data.shapes import SHAPE_CLASSES, shapes_source
@@ -21,33 +22,9 @@ PARTS = ("backbone", "rpn", "box")
 RPN, REGIONS = {"loss_objectness", "loss_rpn_box_reg"}, {"loss_classifier", "loss_box_reg"}
 
 
-def body():
-    x = picture = keras.Input((None, None, 3), name="picture")
-    stages = {}
-    for k in range(1, 6):
-        x = keras.layers.Conv2D(8, 3, 2, padding="same", activation="relu", name=f"conv{k}")(x)
-        stages[f"c{k}"] = x
-    return keras.Model(picture, stages, name="small")
-
-
 @pytest.fixture
 def model():
-    keras.utils.set_random_seed(0)
-    return build_faster_rcnn(
-        (64, 64, 3),
-        2,
-        variant="vgg16",
-        backbone=body(),
-        pyramid_filters=8,
-        box_units=(16,),
-        min_size=None,
-        max_size=None,
-        anchor_sizes=((16, 32),),
-        rpn_pre_nms=(60, 60),
-        rpn_post_nms=(20, 20),
-        samples=16,
-        max_detections=10,
-    )
+    return small_faster_rcnn(box_units=(16,), rpn_pre_nms=(60, 60))
 
 
 @pytest.fixture

@@ -5,9 +5,8 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
-from test_alternating import body
+from small_detectors import small_faster_rcnn
 
-from keras_cv_lectures.detection import build_faster_rcnn
 from keras_cv_lectures.errors import ModelError
 
 PARTS = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
@@ -17,23 +16,7 @@ PARTS = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg
 def fresh():
     """Without batch normalisation, which training changes at any rate; with fewer samples than anchors and proposals,
     of which some are drawn."""
-    keras.utils.set_random_seed(0)
-    return build_faster_rcnn(
-        (64, 64, 3),
-        2,
-        variant="vgg16",
-        backbone=body(),
-        pyramid_filters=8,
-        box_units=(8,),
-        min_size=None,
-        max_size=None,
-        anchor_sizes=((16, 32),),
-        rpn_pre_nms=(20, 20),
-        rpn_post_nms=(20, 20),
-        rpn_samples=16,
-        samples=6,
-        max_detections=5,
-    )
+    return small_faster_rcnn(rpn_samples=16, samples=6, max_detections=5)
 
 
 @pytest.fixture

@@ -183,6 +183,14 @@ def machine() -> str:
     )
 
 
+def versions() -> dict[str, str]:
+    """What a file or a run was made with."""
+    import keras_cv_lectures  # Its name is bound by the time that this is called, not when this module is imported.
+
+    modules = {"keras_cv_lectures": keras_cv_lectures, "tensorflow": tf, "keras": keras, "numpy": np}
+    return {name: module.__version__ for name, module in modules.items()}
+
+
 def _cpus() -> int:
     """CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -20,6 +20,7 @@ from PIL import Image
 from kcvl import benchmarking, commands, demo, main, resuming, settings, training
 from kcvl.terminal import Progress, own_warnings, quiet
 from kcvl.text import scores_table
+from keras_cv_lectures import __version__
 from keras_cv_lectures.benchmarking import PATHS, BenchmarkRow, SystemBenchmark
 from keras_cv_lectures.data import open_source, shapes_source
 from keras_cv_lectures.data.headers import picture_sizes
@@ -109,6 +110,7 @@ def test_a_run_knows_its_data_from_any_folder(trained, place):
     assert run["command"].startswith("kcvl train unet --data folder:data/images,data/masks --set filters=2")
     assert run["seconds"] > 0
     assert re.search(r"\d CPU", run["machine"])
+    assert run["versions"]["keras_cv_lectures"] == __version__
     assert run["val_ids"] == [f"p{i}" for i in range(102, 120)]
     assert run["train_root"] == f"{place}/data/images"
 

@@ -25,7 +25,7 @@ from keras_cv_lectures.exporting.rewrite import folded
 from keras_cv_lectures.layers.subpixel import SubPixelConv2DTranspose
 from keras_cv_lectures.metadata import Metadata, read_metadata
 from keras_cv_lectures.predicting import predict
-from keras_cv_lectures.runners import load_runner, machine, tensorflow_threads
+from keras_cv_lectures.runners import load_runner, machine, tensorflow_threads, versions
 from keras_cv_lectures.segmentation import build_unet
 
 RNG = np.random.default_rng(0)
@@ -323,6 +323,7 @@ def test_card_says_what_the_file_cannot(model, tmp_path):
     assert card["max_difference"] == result.max_difference
     assert card["outputs"]["logits"] == {"dtype": "float32", "shape": [1, 16, 24, 4]}
     assert card["machine"] == machine()
+    assert card["versions"] == versions()
     assert card["metrics_data"] is None
     assert "measured on" not in (tmp_path / "m.md").read_text()
 

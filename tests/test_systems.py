@@ -88,12 +88,13 @@ def model(recipe, config, source):
     return _model(recipe, config, source)
 
 
-def _compile(model, recipe, source, optimizer):
+def _compile(model, recipe, source, optimizer, eager=False):
     model.compile(
         optimizer=optimizer,
         loss=recipe.make_loss(recipe.smoke_options, None),
         metrics=recipe.make_metrics(len(recipe.names(source, recipe.smoke_options)[0])) or None,
         jit_compile=False,
+        run_eagerly=eager,
     )
     model.optimizer.build(model.trainable_variables)  # or TensorFlow traces the step twice
     return model
@@ -211,13 +212,14 @@ def test_int8_file_agrees_with_the_model_on_what_it_learned(recipe, config, over
 def test_two_replicas_take_the_step_of_one(recipe, config, source, replicas, float64_policy):
     data = _batches(recipe, config, source, 4).take(2)
 
-    def weights_after(scope):
+    def weights_after(scope, eager):
         with scope:
             model = _model(recipe, config, source, policy=float64_policy)
-            _compile(model, recipe, source, keras.optimizers.SGD(0.01)).fit(data, epochs=1, verbose=0, shuffle=False)
+            _compile(model, recipe, source, keras.optimizers.SGD(0.01), eager).fit(data, verbose=0, shuffle=False)
         return [v.numpy() for v in model.weights]
 
-    one, two = weights_after(contextlib.nullcontext()), weights_after(replicas.scope())
+    # Compiling a network takes longer than two steps of it do.
+    one, two = weights_after(contextlib.nullcontext(), eager=True), weights_after(replicas.scope(), eager=False)
     for a, b in zip(one, two, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5 * max(1.0, np.abs(a).max()))
 
@@ -228,12 +230,12 @@ def test_two_replicas_measure_what_one_does(recipe, config, source, replicas, fl
     """Of the last batch, three pictures, one replica has two, the other one."""
     data = _batches(recipe, config, source.subset(range(7)), 4, drop_remainder=False)
 
-    def measured(scope):
+    def measured(scope, eager):
         with scope:
             model = _model(recipe, config, source, policy=float64_policy)
-            return _compile(model, recipe, source, "sgd").evaluate(data, verbose=0, return_dict=True)
+            return _compile(model, recipe, source, "sgd", eager).evaluate(data, verbose=0, return_dict=True)
 
-    one, two = measured(contextlib.nullcontext()), measured(replicas.scope())
+    one, two = measured(contextlib.nullcontext(), eager=True), measured(replicas.scope(), eager=False)
     assert one == pytest.approx(two, rel=1e-4, abs=1e-6)
 
 

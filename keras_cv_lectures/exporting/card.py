@@ -30,7 +30,7 @@ from keras_cv_lectures.layers.atrous import whole_convolutions
 from keras_cv_lectures.layers.portable import portable_operators
 from keras_cv_lectures.metadata import Metadata, labels_file, metadata_path
 from keras_cv_lectures.postprocessing.detection import are_detections
-from keras_cv_lectures.runners import Runner, load_runner, machine, tensorflow_threads
+from keras_cv_lectures.runners import Runner, load_runner, machine, tensorflow_threads, versions
 from keras_cv_lectures.serving import gflops, serving_function
 
 _PROGRAM = """\
@@ -133,7 +133,7 @@ def build_card(
         "metrics_data": None,
         "reference": reference,
         "machine": machine(),
-        "versions": {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__},
+        "versions": versions(),
         "program": program,
         **task,
     }

@@ -23,7 +23,7 @@ from keras_cv_lectures.files import read_json, write_json, write_text
 from keras_cv_lectures.metadata import RUN_FILE, Metadata, read_run
 from keras_cv_lectures.preprocessing import Augmentation
 from keras_cv_lectures.recipe import Recipe, TrainingOptions
-from keras_cv_lectures.runners import load_runner, machine
+from keras_cv_lectures.runners import load_runner, machine, versions
 from keras_cv_lectures.training.callbacks import BEST, LAST, Checkpoints, StopOnNaN, save_model, tensorboard
 from keras_cv_lectures.training.checks import (
     check_folder,
@@ -217,7 +217,7 @@ def train(
                     "augmentation": dataclasses.asdict(asked),
                     "class_weights": class_weights,
                     "parameters": model.count_params(),
-                    "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
+                    "versions": versions(),
                     "machine": machine(),
                     "seconds": round(checkpoints.seconds_before, 1),
                     "train_root": picture_root(pictures),

@@ -226,6 +226,12 @@ def test_an_example_met_again_within_an_epoch_gets_another_seed():
     assert len(list(fewer)) == 4
 
 
+def test_dropping_an_iterator_waits_for_no_tuning_thread():
+    """It sleeps for up to a minute, and being cancelled does not always wake it."""
+    dataset = to_dataset(make_source(3), shuffle=False, seed=0, epochs=1).batch(2).prefetch(tf.data.AUTOTUNE)
+    assert dataset.options().autotune.enabled is False
+
+
 def test_waiting_for_readers_makes_it_safe_to_drop_an_iterator():
     """Readers are at work when the loop stops; after waiting, none is, and dropping the iterator returns."""
     active = []

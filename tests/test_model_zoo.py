@@ -235,7 +235,7 @@ def test_a_published_network_costs_what_its_layers_multiply(tools):
         inputs = keras.Input((64, 64, 32))
         return keras.Model(inputs, AtrousConv2D(32, 3, padding="same", dilation_rate=rate, name="logits")(inputs))
 
-    recipe = SimpleNamespace(build=build, keys=("image",), reference=SimpleNamespace(parameters_of={"rate": 36}))
+    recipe = SimpleNamespace(build=build, reference=SimpleNamespace(parameters_of={"rate": 36}))
     # Twice the multiply-adds: of 64 x 64 pixels, 32 filters, 9 weights in 32 channels.
     expected = {"size": [64, 64, 32], "gflops": round(2 * 64 * 64 * 32 * 9 * 32 / 1e9, 3)}
     assert tools.train.published(recipe) == expected

@@ -98,7 +98,7 @@ def zoo_page(recipes: Iterable[Recipe], records: Mapping[str, Mapping[str, Any]]
 _LEGEND = """\
 * **parameters** of the published form: those that its training changes, without an encoder that it leaves as it is.
 * **GFLOPs**: billions of floating-point operations for one picture, twice the multiply-adds of convolutions and matrix
-  products; of a captioner, for as many words as it may say.
+  products; a loop, such as that over the words of a sentence, counts once.
 * **largest difference**: of the export's numbers to the model's, as compared when it was exported: of a segmentation
   the logits, of a detector the scores, of a captioner log probabilities and attention.
 * **same answers**: share of pixels with the model's label, of detections that the model has, too, or of a captioner's

@@ -13,10 +13,9 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-test lint
 	$(BIN)/pytest $(PARALLEL)
 
-# Some tests need two devices, the rest runs on what a user has (tests/conftest.py). oneDNN, which users have and the
-# other tests run on, compiles its kernels for a quarter of the time where networks take a few steps each.
+# Some tests need two devices, the rest runs on what a user has (tests/conftest.py).
 slow: $(VENV)/installed-test
-	TF_ENABLE_ONEDNN_OPTS=0 $(BIN)/pytest -m "slow and replicas" $(PARALLEL)
+	$(BIN)/pytest -m "slow and replicas" $(PARALLEL)
 	$(BIN)/pytest -m "slow and not replicas" $(PARALLEL)
 
 lint: $(VENV)/installed-test

@@ -17,6 +17,7 @@ from keras_cv_lectures.benchmarking.turns import Turns, ending_of, take_turns
 from keras_cv_lectures.errors import ModelError
 from keras_cv_lectures.files import read_json
 from keras_cv_lectures.recipe import Recipe
+from keras_cv_lectures.runners import versions
 from keras_cv_lectures.systems import SYSTEMS
 
 _MODULE = "keras_cv_lectures.benchmarking.contender"
@@ -177,9 +178,6 @@ def published_classes(recipe: Recipe) -> int:
 
 def machine() -> dict[str, Any]:
     """What the times belong to: processor, cores and versions."""
-    import keras
-    import tensorflow as tf
-
     processor = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -190,8 +188,7 @@ def machine() -> dict[str, Any]:
         "processor": processor,
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
+        **versions(),
     }
 
 

@@ -227,7 +227,7 @@ def test_an_example_met_again_within_an_epoch_gets_another_seed():
 
 
 def test_dropping_an_iterator_waits_for_no_tuning_thread():
-    """It sleeps for up to a minute, and being cancelled does not always wake it."""
+    """It sleeps for long, and being cancelled does not always wake it."""
     dataset = to_dataset(make_source(3), shuffle=False, seed=0, epochs=1).batch(2).prefetch(tf.data.AUTOTUNE)
     assert dataset.options().autotune.enabled is False
 

@@ -226,11 +226,13 @@ def to_dataset(
         state = np.random.SeedSequence((seed, int(epoch), int(index), int(turn))).generate_state(2)
         return [state.view(np.int32), *(arrays[name] for name in names)]
 
+    @tf.autograph.experimental.do_not_convert
     def rows(epoch: tf.Tensor) -> tf.data.Dataset:
         table = tf.numpy_function(order, [epoch], tf.int64, stateful=False)
         table.set_shape([length, 2])
         return tf.data.Dataset.from_tensor_slices(table).map(lambda row: (epoch, row[0], row[1]))
 
+    @tf.autograph.experimental.do_not_convert
     def load(epoch: tf.Tensor, index: tf.Tensor, turn: tf.Tensor) -> dict[str, tf.Tensor]:
         state, *values = tf.numpy_function(read, [epoch, index, turn], [tf.int32, *dtypes], stateful=False)
         state.set_shape([2])

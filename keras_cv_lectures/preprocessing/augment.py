@@ -130,6 +130,8 @@ class Augmentation:
         return moved or placed or varies or any(getattr(self, name) for name in colour)
 
 
+# AutoGraph has nothing to do here, and would take seconds to read it all.
+@tf.autograph.experimental.do_not_convert
 def augment(
     example: dict[str, Any], augmentation: Augmentation, output_size: tuple[int, int], *, mask_size: int = 56
 ) -> dict[str, tf.Tensor]:

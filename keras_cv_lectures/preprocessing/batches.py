@@ -73,6 +73,7 @@ def at_base_size(
     return dataset, dataclasses.replace(augmentation, resize=False)
 
 
+@tf.autograph.experimental.do_not_convert
 def mirror_context(inputs: tf.Tensor, targets: tf.Tensor, context: Context) -> tuple[tf.Tensor, tf.Tensor]:
     """Grows `inputs` by mirrored pixels so that a valid network answers for every pixel of `targets`.
 

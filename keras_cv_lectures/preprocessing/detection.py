@@ -107,6 +107,7 @@ def detection_batches(
     return batches.batch(batch_size, drop_remainder=drop_remainder).prefetch(tf.data.AUTOTUNE)
 
 
+@tf.autograph.experimental.do_not_convert
 def detection_example(
     example: dict[str, Any],
     *,

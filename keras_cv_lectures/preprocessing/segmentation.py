@@ -56,6 +56,8 @@ def segmentation_batches(
         )
     plan = augmentation or Augmentation.none()
 
+    # Nothing here needs AutoGraph, which takes seconds to read it all.
+    @tf.autograph.experimental.do_not_convert
     def prepare(example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         example = {key: example[key] for key in _KEYS if key in example}
         example["image"] = with_channels(example["image"], channels)
@@ -67,6 +69,7 @@ def segmentation_batches(
     return batches.batch(batch_size, drop_remainder=drop_remainder).prefetch(tf.data.AUTOTUNE)
 
 
+@tf.autograph.experimental.do_not_convert
 def to_segmentation(example: dict[str, Any], *, target_crop: int = 0) -> tuple[tf.Tensor, tf.Tensor]:
     """`(inputs, targets)` of one example: the image (H, W, C) as it is, and the mask (H, W) int32.
 

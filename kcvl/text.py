@@ -11,6 +11,7 @@ from keras_cv_lectures.visualize.sections import CAPTION_SCORES, FILE_SCORES
 
 PIXEL_SCORES = {
     "mean_iou": "mean IoU",
+    "mean_dice": "mean Dice",
     "pixel_accuracy": "pixel accuracy",
     "mean_accuracy": "mean accuracy",
     "frequency_weighted_iou": "frequency-weighted IoU",

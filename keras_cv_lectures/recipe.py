@@ -60,7 +60,7 @@ class TrainingOptions:
         evaluate_every: epochs after which a detector's average precision (`Recipe.epoch_scores`) is measured on the
             validation data, and after the last; 0 measures it when training is done, on the best epoch only.
         patience: epochs without a gain in `keep_best` after which training ends; None for all epochs.
-        keep_best: metric that chooses the best checkpoint, such as "val_mean_iou", or "val_ap50" with
+        keep_best: metric that chooses the best checkpoint, such as "val_mean_iou", "val_mean_dice", or "val_ap50" with
             `evaluate_every`; falls back to the training value in a run that never had validation data.
         seed: of initial weights, order and augmentation.
     """

@@ -63,7 +63,11 @@ def _segmentation(
         "count_labels": _median_frequency,
         "unused": ("max_objects", "captions", "captions_per_picture", "min_count", "vocabulary", "min_visible"),
         "make_loss": _segmentation_loss,
-        "make_metrics": lambda classes: [metrics.PixelAccuracy(classes), metrics.MeanIoU(classes)],
+        "make_metrics": lambda classes: [
+            metrics.PixelAccuracy(classes),
+            metrics.MeanIoU(classes),
+            metrics.MeanDice(classes),
+        ],
         "fit_config": fit_config,
         "evaluate": evaluate_segmentation,
         "agreement": lambda a, b: float(np.mean(a["class_map"] == b["class_map"])),

@@ -192,7 +192,8 @@ def quantity_words(name: str) -> str:
     """The name of a history column (without `val_`) for people."""
     if name in WORDS:
         return WORDS[name]
-    words = re.sub(r"\bbleu(\d)\b", r"BLEU-\1", name.replace("_", " ").replace("iou", "IoU"))
+    words = name.replace("_", " ").replace("iou", "IoU").replace("dice", "Dice")
+    words = re.sub(r"\bbleu(\d)\b", r"BLEU-\1", words)
     return re.sub(r"\b(ap|ar)(?=\d|\b)", lambda m: m[1].upper(), words)
 
 

@@ -34,6 +34,7 @@ LARGEST_PANEL = 360
 SMALL_PANEL = 200
 HEADLINES = (
     ("mean_iou", "mean IoU"),
+    ("mean_dice", "mean Dice"),
     ("pixel_accuracy", "pixel accuracy"),
     ("mean_accuracy", "mean class accuracy"),
     ("frequency_weighted_iou", "frequency-weighted IoU"),
@@ -88,8 +89,9 @@ def write_report(
             are text, numbers, lists or mappings.
         history: one mapping of numbers per epoch, see `training_curves`.
         kept: which epoch the model is of, in a sentence.
-        scores: `pixel_accuracy`, `mean_accuracy`, `mean_iou`, `frequency_weighted_iou` in 0..1 and `per_class`, a list
-            of `{"name", "iou", "accuracy", "precision", "pixels"}` in label order; nan for a class that does not occur.
+        scores: `pixel_accuracy`, `mean_accuracy`, `mean_iou`, `mean_dice`, `frequency_weighted_iou` in 0..1 and
+            `per_class`, a list of `{"name", "iou", "dice", "accuracy", "precision", "pixels"}` in label order; nan for
+            a class that does not occur.
         confusion: (K, K) counts of pixels, rows are the truth.
         best: pictures with the highest scores, best first.
         worst: pictures with the lowest scores, worst first.
@@ -137,6 +139,7 @@ def _class_table(scores: Mapping[str, Any], colors: Colors) -> list[str]:
             [
                 f"{color}{escape(row.get('name', label))}",
                 bar(row.get("iou"), gone),
+                number_text(row.get("dice"), "{:.3f}", gone),
                 number_text(row.get("accuracy"), "{:.3f}", gone),
                 number_text(row.get("precision"), "{:.3f}", gone if pixels <= 0 else "not predicted"),
                 f"{pixels:,.0f}",
@@ -144,7 +147,8 @@ def _class_table(scores: Mapping[str, Any], colors: Colors) -> list[str]:
             ]
         )
     heads = [
-        (name, name not in ("class", "IoU")) for name in ("class", "IoU", "accuracy", "precision", "pixels", "share")
+        (name, name not in ("class", "IoU"))
+        for name in ("class", "IoU", "Dice", "accuracy", "precision", "pixels", "share")
     ]
     text = "Accuracy: share of the class's pixels that were found. Precision: share of its predictions that are right."
     return [paragraph(text), table("class-table", heads, rows)]

@@ -180,6 +180,7 @@ def test_quantities_of_detectors():
     assert quantity_words("loss_rpn_box_reg") == "RPN box loss"
     assert quantity_words("mask_ap50") == "mask AP50"
     assert quantity_words("mean_iou") == "mean IoU"
+    assert quantity_words("mean_dice") == "mean Dice"
     assert smaller_is_better("loss_mask")
     assert not smaller_is_better("mask_ap")
     assert [n for n in ("ap", "ap50", "mask_ap75", "map", "gap_x", "ap_small") if is_average_precision(n)] == [

@@ -47,9 +47,9 @@ def example(caption, **changes):
 
 def content():
     rows = [
-        {"name": CLASSES[0], "iou": 0.91, "accuracy": 0.95, "precision": 0.93, "pixels": 2000},
-        {"name": CLASSES[1], "iou": 0.0, "accuracy": 0.0, "precision": NAN, "pixels": 40},
-        {"name": CLASSES[2], "iou": NAN, "accuracy": NAN, "precision": NAN, "pixels": 0},
+        {"name": CLASSES[0], "iou": 0.91, "dice": 0.953, "accuracy": 0.95, "precision": 0.93, "pixels": 2000},
+        {"name": CLASSES[1], "iou": 0.0, "dice": 0.0, "accuracy": 0.0, "precision": NAN, "pixels": 40},
+        {"name": CLASSES[2], "iou": NAN, "dice": NAN, "accuracy": NAN, "precision": NAN, "pixels": 0},
     ]
     return {
         "title": "U-Net on <shapes> & more",
@@ -71,6 +71,7 @@ def content():
             "pixel_accuracy": 0.9,
             "mean_accuracy": 0.475,
             "mean_iou": 0.455,
+            "mean_dice": 0.4771,
             "frequency_weighted_iou": NAN,
             "per_class": rows,
         },
@@ -134,8 +135,10 @@ def test_absent_classes_and_missing_numbers_are_words_never_nan(tmp_path):
     page = Page(write_report(tmp_path / "report.html", **content()).read_text(encoding="utf-8"))
     assert not re.search(r"\bnan\b", page.visible, re.IGNORECASE)
     rows = page.visible.split("absent $x$")[1].split("Confusion")[0]
-    assert rows.split() == ["absent", "absent", "absent", "0", "0.00%"]
+    assert rows.split() == ["absent", "absent", "absent", "absent", "0", "0.00%"]
     assert "not predicted" in page.visible
+    assert "0.953" in page.visible  # Dice of the first class
+    assert "0.477 mean Dice" in re.sub(r"\s+", " ", page.visible)
     assert "Best validation mean IoU: 0.25, epoch 2." in page.visible
     assert "2.0 MB" in page.visible
     assert "builtin only" in page.visible

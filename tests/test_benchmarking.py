@@ -283,14 +283,15 @@ def test_a_network_has_the_keypoints_that_were_asked_for(number):
 
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["unet", "mask_rcnn", "show_attend_tell"])
-def test_every_path_of_every_task_runs(name):
-    classes = 40 if name.startswith("show") else 3
+@pytest.mark.parametrize(("name", "classes"), [("mask_rcnn", 3), ("show_attend_tell", 40)])
+def test_every_path_runs(name, classes):
+    """Each in a process of its own, of the systems with the most to prepare."""
     smoke = SYSTEMS[name].smoke
     found = benchmark_system(name, size=(32, 48), classes=classes, config=smoke, threads=1, rounds=1, matrix=64)
     assert {row.path: row.missing for row in found.rows} == dict.fromkeys(PATHS)
+    # What a step of theirs costs is more than a prediction thrice.
     shares = {row.path: row.share_of_matrix_product is not None for row in found.rows}
-    assert shares == {path: path != "training" or name == "unet" for path in PATHS}
+    assert shares == {path: path != "training" for path in PATHS}
 
 
 @pytest.fixture(scope="module")

@@ -825,7 +825,9 @@ def test_benchmark_measures_every_path(benchmarked):
     assert "8 paths measured, 1 missing" in out
 
 
-def test_benchmark_of_all_systems_at_a_scale_writes_files(benchmarked, tmp_path):
+def test_benchmark_of_all_systems_at_a_scale_writes_files(benchmarked, tmp_path, monkeypatch):
+    drawn, chart = [], benchmarking.chart
+    monkeypatch.setattr(benchmarking, "chart", lambda found: drawn.append(found) or chart(found[:2]))  # All: seconds.
     words = ("--scale", "smoke", "--paths", "frozen", "tflite_int8", "--out", str(tmp_path / "speed"))
     code, out, err = call("benchmark", "all", *words)
     assert code == 0, err
@@ -835,6 +837,7 @@ def test_benchmark_of_all_systems_at_a_scale_writes_files(benchmarked, tmp_path)
     assert stored["settings"]["scale"] == "smoke"
     page = (tmp_path / "speed/benchmark.md").read_text()
     assert page.count("| TFLite int8 |") == len(SYSTEMS)
+    assert [each.system for each in drawn[-1]] == list(SYSTEMS)
     assert (tmp_path / "speed/benchmark.png").read_bytes().startswith(b"\x89PNG")
     assert f"wrote {tmp_path}/speed/benchmark.json" in out
 

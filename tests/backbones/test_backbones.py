@@ -29,14 +29,28 @@ def name(request):
 
 
 @pytest.fixture(scope="module")
-def imagenet(name, tmp_path_factory):
-    """`_published` of a network in `LOADED`; (None, None) for the others."""
-    return _published(name, tmp_path_factory.mktemp("imagenet")) if name in LOADED else (None, None)
+def built():
+    """What is made of the networks in `LOADED`: once, also for the tests that ask for some of them by name."""
+    return {}
 
 
 @pytest.fixture(scope="module")
-def model(name, imagenet):
-    return backbones.resolve_backbone(name, 3, imagenet[1])[0]
+def imagenet(name, built, tmp_path_factory):
+    """`_published` of a network in `LOADED`; (None, None) for the others."""
+    if name not in LOADED:
+        return None, None
+    if name not in built:
+        built[name] = _published(name, tmp_path_factory.mktemp("imagenet"))
+    return built[name]
+
+
+@pytest.fixture(scope="module")
+def model(name, imagenet, built):
+    if name not in LOADED:
+        return backbones.resolve_backbone(name, 3)[0]
+    if (name, "model") not in built:
+        built[name, "model"] = backbones.resolve_backbone(name, 3, imagenet[1])[0]
+    return built[name, "model"]
 
 
 def _published(name, folder):

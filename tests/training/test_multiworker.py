@@ -71,24 +71,28 @@ def _weights(folder):
     return load_keras_model(folder / "last.keras").get_weights()
 
 
-@pytest.mark.slow
-@pytest.mark.long
-def test_two_workers_train_the_weights_of_one_process(tmp_path):
-    single = subprocess.run(
-        [*COMMAND, "--set", "epochs=3", "--out", str(tmp_path / "one")], capture_output=True, text=True
-    )
-    assert single.returncode == 0, single.stderr
-    for output, code in _finish(_start(tmp_path / "two", 3)):
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Weights after a training by two workers."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    for output, code in _finish(_start(out, EPOCHS)):
         assert code == 0, output
-    for a, b in zip(_weights(tmp_path / "one"), _weights(tmp_path / "two"), strict=True):
+    return _weights(out)
+
+
+@pytest.mark.slow
+@pytest.mark.long("workers")
+def test_two_workers_train_the_weights_of_one_process(trained, tmp_path):
+    command = [*COMMAND, "--set", f"epochs={EPOCHS}", "--out", str(tmp_path / "one")]
+    single = subprocess.run(command, capture_output=True, text=True)
+    assert single.returncode == 0, single.stderr
+    for a, b in zip(_weights(tmp_path / "one"), trained, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 @pytest.mark.slow
-@pytest.mark.long
-def test_a_killed_worker_does_not_hang_the_other_and_both_resume(tmp_path):
-    for output, code in _finish(_start(tmp_path / "whole", EPOCHS)):
-        assert code == 0, output
+@pytest.mark.long("workers")
+def test_a_killed_worker_does_not_hang_the_other_and_both_resume(trained, tmp_path):
     processes = _start(tmp_path / "run", EPOCHS)
     state = tmp_path / "run/checkpoint/state.json"
     while not state.exists():
@@ -103,7 +107,7 @@ def test_a_killed_worker_does_not_hang_the_other_and_both_resume(tmp_path):
     assert "--resume" in output
     for output, code in _finish(_start(tmp_path / "run", EPOCHS, resume=True)):
         assert code == 0, output
-    for a, b in zip(_weights(tmp_path / "whole"), _weights(tmp_path / "run"), strict=True):
+    for a, b in zip(trained, _weights(tmp_path / "run"), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 

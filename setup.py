@@ -45,7 +45,7 @@ setup(
             "tensorflow-datasets>=4.9.10",
             # With pytest 9.2 pytest-xdist 3.8 no longer knows its groups: every process makes every fixture.
             "pytest>=8,<9.2",
-            "pytest-xdist>=3.7",
+            "pytest-xdist>=3.8",
             "ruff>=0.6",
             "build>=1",
             "setuptools>=77",

@@ -27,7 +27,8 @@ setup(
         "ai-edge-litert>=2.3,<3",
         # SciPy and Matplotlib from the first ones on that were built for NumPy 2.
         "numpy>=2",
-        "pillow>=10.1",
+        # Grey PNGs of 16 bits are told from others since this one.
+        "pillow>=10.3",
         "scipy>=1.13",
         "matplotlib>=3.8.4",
     ],

@@ -158,7 +158,7 @@ def run_program(
         # Of a file of one size the picture fills as much as fits, from the top left corner.
         fit = [
             f"scale = min({width} / picture.width, {height} / picture.height)",
-            "sides = [max(1, int(side * scale)) for side in picture.size]",
+            "sides = tuple(max(1, int(side * scale)) for side in picture.size)",
             "back = np.array(picture.size) / sides",
             "# Without antialiasing, which `resize` of Pillow has and the detector was not trained with.",
             *small,

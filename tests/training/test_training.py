@@ -171,7 +171,7 @@ def test_a_folder_with_a_run_is_not_overwritten(source, uninterrupted):
 
 
 def test_a_checkpoint_of_another_network_is_refused(source, uninterrupted):
-    with pytest.raises(ModelError, match=r"cannot be continued from.* be written into \"config\" of .*run\.json"):
+    with pytest.raises(ModelError, match=r"(?s)cannot be continued from.* be written into \"config\" of .*run\.json"):
         train(
             RECIPE, source, out=uninterrupted.folder, config={**CONFIG, "filters": 3}, options=OPTIONS, resume=True,
             verbose=0,

@@ -124,6 +124,9 @@ def pytest_collection_modifyitems(items):
     tests, so that no process waits for another one at the end. (Left to itself xdist has single tests last:
     --no-loadscope-reorder.)
     """
+    unread = {item.path for item in items if item.get_closest_marker("slow") and not _names_slow(item.path)}
+    if unread:
+        raise pytest.UsageError(f"the slow tiers would not read {unread}: write mark.slow into these files")
     groups = {}
     for item in items:
         system = item.callspec.params.get("recipe") if hasattr(item, "callspec") else None
@@ -147,7 +150,11 @@ def pytest_collection_finish():
 def pytest_ignore_collect(collection_path, config):
     """Without reading the files that have no slow test, each process of the slow tiers starts 12 s earlier."""
     slow = config.option.markexpr.startswith("slow") and collection_path.name.startswith("test_")
-    return True if slow and "mark.slow" not in collection_path.read_text(encoding="utf-8") else None
+    return True if slow and not _names_slow(collection_path) else None
+
+
+def _names_slow(path):
+    return "mark.slow" in path.read_text(encoding="utf-8")
 
 
 def pytest_configure(config):

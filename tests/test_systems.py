@@ -188,7 +188,7 @@ def overfitted(recipe, source, tmp_path_factory):
             learning_rate=recipe.overfit_rate,
             schedule="constant",
         ),
-        augmentation={"flip": 0.0, "scale": (1.0, 1.0), "rotate": 0.0, "brightness": 0.0, "contrast": 0.0},
+        augmentation=dataclasses.asdict(Augmentation.none()),
         callbacks=[keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: losses.append(logs["loss"]))],
         verbose=0,
     )
@@ -264,8 +264,8 @@ def test_saved_model_and_tflite_agree_with_the_model(recipe, model, config, sour
     size = recipe.smoke_options.input_size
     pictures = np.stack([source[i]["image"] for i in range(3)])
     expected = load_runner(model)(pictures)
-    saved = export_saved_model(model, tmp_path / "saved", input_shape=size, verify=False)
-    lite = export_tflite(model, tmp_path / "model.tflite", input_shape=size, verify=False)
+    saved = export_saved_model(model, tmp_path / "saved", input_shape=size)
+    lite = export_tflite(model, tmp_path / "model.tflite", input_shape=size)
     for result in (saved, lite):
         got = load_runner(result.path)(pictures)
         assert set(got) == set(expected)

@@ -1,14 +1,17 @@
 """Joint augmentation: draw, transform, redraw; the map read back from a picture of coordinates; ranges of options."""
 
 import dataclasses
+import importlib
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from keras_cv_lectures.data.shapes import make_scene, render
-from keras_cv_lectures.preprocessing import Augmentation, augment
+from keras_cv_lectures.preprocessing import Augmentation, augment, segmentation_batches
 
+# The package has the function under the module's name.
+augment_module = importlib.import_module("keras_cv_lectures.preprocessing.augment")
 FULL = Augmentation(
     flip_vertical=0.5,
     scale=(0.7, 1.5),
@@ -342,6 +345,22 @@ def test_eager_and_tf_data_agree():
             np.testing.assert_allclose(eager[key], graph[key], atol=1e-3, err_msg=key)
         # The graph optimiser may reorder sums, so a grey level at a half may round the other way.
         assert np.abs(eager["image"].astype(int) - graph["image"].astype(int)).max() <= 1
+
+
+def test_autograph_does_not_read_the_augmentation(monkeypatch):
+    """That took seconds, and found nothing to convert."""
+    seen = []
+
+    def drawn(seed, draw=augment_module.draw_numbers):
+        seen.append(tf.__internal__.autograph.control_status_ctx().status.name)
+        return draw(seed)
+
+    monkeypatch.setattr(augment_module, "draw_numbers", drawn)
+    example = {"image": np.zeros((8, 8, 3), np.uint8), "mask": np.zeros((8, 8), np.int32), "seed": np.int32([0, 1])}
+    dataset = tf.data.Dataset.from_tensors(example)
+    dataset.map(lambda example: augment(example, Augmentation(rotate=9.0), (8, 8)))
+    segmentation_batches(dataset, output_size=(8, 8), batch_size=1, augmentation=Augmentation(rotate=9.0))
+    assert seen == ["DISABLED", "DISABLED"]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
